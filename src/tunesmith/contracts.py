@@ -1,0 +1,333 @@
+"""The plain types in which the rooms meet, and what a task and a method must offer.
+
+Shape letters used everywhere: B rows, T tokens, L labels or targets, D width, N rows of a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from tunesmith.batch import Batch, Column, Example
+
+
+class Family(StrEnum):
+    """How a pre-trained model is built, which decides what it can learn and how."""
+
+    ENCODER = "encoder"
+    DECODER = "decoder"
+    ENCODER_DECODER = "encoder-decoder"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One validated row: what the model is given, and what it should answer.
+
+    row: its number within the split's sources, from 0. source, line: where it was read.
+    inputs: the task's input texts by name. target: in the user's terms (a label's name, a number, …).
+    """
+
+    row: int
+    source: str
+    line: int
+    inputs: Mapping[str, Any]
+    target: Any
+    group: str | None = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}, line {self.line}"
+
+    @property
+    def text(self) -> str:
+        """All input texts joined, for looking at, for baselines and for finding duplicates."""
+        return "\n".join(str(value) for value in self.inputs.values())
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a pre-trained model without reading its weights."""
+
+    name: str
+    revision: str | None
+    family: Family
+    model_type: str
+    parameters: int
+    context_tokens: int
+    vocabulary: int
+    licence: str | None
+    languages: tuple[str, ...]
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """A pre-trained model before its weights are read: where it lies, its configuration and its tokenizer.
+
+    portable_name is what an adapter names as its base: a hub id or a folder's name, never a path.
+    """
+
+    folder: Path
+    portable_name: str
+    card: Card
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def family(self) -> Family:
+        return self.card.family
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result of looking at the data.
+
+    severity: "info", "warning" or "error". rows: examples, as `file, line` texts.
+    """
+
+    check: str
+    severity: str
+    message: str
+    count: int = 0
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where every row went. Each row read is counted under exactly one way, so the counts add up to `read`.
+
+    read: rows read by file. ways: rows by what became of them: "train", "validation", "test",
+    "skipped:REASON". Raises ValueError when the law does not hold.
+    """
+
+    read: Mapping[str, int]
+    ways: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if sum(self.read.values()) != sum(self.ways.values()):
+            raise ValueError(f"rows read {dict(self.read)} and rows accounted for {dict(self.ways)} differ")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The validated rows of each split, and where they came from.
+
+    task: as learned from the training rows. splits: "train", and "validation", "test" where there are any.
+    files: sha256 of each file read, by its shown name. fingerprint: one hash over the files' bytes, the
+    task's options and the way the rows were split.
+    """
+
+    task: Task
+    splits: Mapping[str, Sequence[Record]]
+    ledger: Ledger
+    findings: tuple[Finding, ...]
+    files: Mapping[str, str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model answered on a split, beside what is right.
+
+    One class a row: gold, answers [N] int; scores [N, L] probabilities.
+    Several labels a row: gold, answers [N, L] of 0 and 1; scores [N, L] probabilities.
+    Numbers: gold, answers [N, L] float, in the user's units; scores None.
+    labels: the names of the L classes or targets. rows: [N], each row's number in its split.
+    """
+
+    rows: NDArray[np.int64]
+    gold: NDArray[Any]
+    answers: NDArray[Any]
+    scores: NDArray[np.float64] | None
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: NDArray[Any]) -> Predictions:
+        """The rows at `index`, in that order, repeated where it repeats."""
+        scores = None if self.scores is None else self.scores[index]
+        return Predictions(self.rows[index], self.gold[index], self.answers[index], scores, self.labels)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One row's answer in the user's terms, ready for JSON.
+
+    value: a label's name, a list of names, a number, or numbers by target. scores: probability by label.
+    """
+
+    value: Any
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """Options of a part and raw rows that it can learn by heart: what its contract is tested on."""
+
+    options: Mapping[str, Any]
+    rows: tuple[Mapping[str, Any], ...]
+
+
+class Task(Protocol):
+    """What is learned: how a row is read and encoded, which head and loss, how outputs become answers.
+
+    A task is a frozen set of options. `learn` returns a copy that also holds what only the training rows
+    can tell (label names, the scale of a target); every later method may rely on it.
+    """
+
+    families: ClassVar[frozenset[Family]]
+    version: ClassVar[int]
+    """Raised when `encode` changes its result, so that cached rows are made again."""
+    specimens: ClassVar[tuple[Specimen, ...]]
+    """One for each way of using the task that has code of its own."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the columns that a row must have."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that describe this task; the first is the main one."""
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Names of the simple models that a tuned one must beat."""
+
+    def auto_class(self, family: Family) -> str:
+        """The `transformers` Auto class whose head this task trains."""
+
+    def read(self, row: Mapping[str, Any], *, with_target: bool = True) -> tuple[Mapping[str, Any], Any]:
+        """Inputs and target of a raw row. Raises BadRow. Without a target, the second is None."""
+
+    def learn(self, records: Sequence[Record]) -> Self:
+        """A copy that knows what the training rows tell. Raises UserError when they cannot be learned from."""
+
+    def suit(self, model: Module) -> Self:
+        """A copy that fits this model's head (a head without bias cannot hold a target's mean)."""
+
+    def check(self, record: Record) -> None:
+        """Raises BadRow when a learned task cannot grade this record (an unknown label, say)."""
+
+    def head(self) -> Mapping[str, Any]:
+        """What the model's configuration must say: number and names of labels, problem type."""
+
+    def columns(self) -> Mapping[str, Column]:
+        """The columns of an encoded row that are not the tokenizer's, and how they are padded."""
+
+    def encode(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+    ) -> Sequence[Example]:
+        """Rows as the model sees them, in order; a target of None gives an example without target columns."""
+
+    def stratum(self, record: Record) -> str | None:
+        """What a split should keep in proportion: the label's name; None where there is no such thing."""
+
+    def weigh(self, records: Sequence[Record]) -> Sequence[float] | None:
+        """How often each row is drawn, relative to the others; None for once an epoch."""
+
+    def count(self, batch: Batch) -> float:
+        """What the summed loss of `batch` is divided by: its supervised targets, weighted as in the loss."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The loss *summed* over supervised targets, [] in float32 or wider."""
+
+    def outputs(self, model_output: Any, batch: Batch) -> Tensor:
+        """What grading needs of a forward pass, a row each: [B, ...] (the logits)."""
+
+    def predictions(self, outputs: NDArray[Any], records: Sequence[Record]) -> Predictions:
+        """Outputs of a whole split, [N, ...], beside what is right."""
+
+    def answer(self, outputs: NDArray[Any]) -> Answer:
+        """One row's outputs in the user's terms."""
+
+    def fold(self, model: Module) -> Self:
+        """Moves scaling that was kept outside into the head, so that plain `transformers` answers in user's units.
+
+        Changes the model; returns the task that fits it.
+        """
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model that is ready to be tuned, and what of it may move.
+
+    trainable: names of the parameters that move. head: names of the modules that the task added.
+    notes: what was chosen automatically, to be printed and kept.
+    """
+
+    model: PreTrainedModel | Module
+    trainable: tuple[str, ...]
+    head: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Method(Protocol):
+    """How weights may move."""
+
+    moves_base: ClassVar[bool]
+    """Whether the base's own weights change; a method that says no is held to bit-equality."""
+    learning_rate: ClassVar[float]
+    """The rate used when a recipe names none."""
+    artifact: ClassVar[str]
+    """The name of the exporter that suits it when a recipe names none."""
+
+    def adapt(self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int) -> Adapted:
+        """The model with exactly the right parameters set to move. Its outputs are the base's (step 0).
+
+        head: names of the modules that the task added, which always move.
+        Raises UserError for options that this model cannot take.
+        """
+
+    def merge(self, model: Module) -> PreTrainedModel:
+        """A plain model that gives the same outputs without the method's additions. The input is used up."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update of the weights, as the journal keeps it. Nothing in it depends on the clock.
+
+    loss: mean over supervised targets of the whole optimiser batch. tokens: real ones; padded: with padding.
+    gradient_norm: before clipping.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    rows: int
+    targets: float
+    tokens: int
+    padded: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the limits that it lies between at the given level."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Something deployable that was written, and what was shown of it."""
+
+    kind: str
+    folder: Path
+    bytes: int
+    parity: Mapping[str, Any]
