@@ -1,0 +1,28 @@
+"""The layers of a model that a method can work on."""
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+
+def block_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The linear layers inside the repeated blocks, by full name: those with a number in it."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and any(part.isdigit() for part in name.split("."))
+    }
+
+
+def leaf_names(layers: dict[str, nn.Module]) -> list[str]:
+    """The different last parts of the layers' names, in order of appearance: query, key, value, …"""
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+
+
+def sizes(layer: nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of a linear layer."""
+    if isinstance(layer, Conv1D):
+        return int(layer.nx), int(layer.nf)
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    raise TypeError(f"{type(layer).__name__} is not a linear layer")

@@ -1,0 +1,156 @@
+"""A pre-trained model before its weights are read: its card, configuration and tokenizer."""
+
+import hashlib
+import inspect
+import re
+from pathlib import Path
+
+import transformers
+import yaml
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from tunesmith.contracts import Card, Family, Foundation
+from tunesmith.errors import UserError
+from tunesmith.select.options import ModelOptions
+from tunesmith.select.quiet import quiet
+from tunesmith.select.safety import check_folder, tensor_sizes, weight_files
+from tunesmith.select.source import find_source
+
+DEFAULT_CONTEXT = 512
+"""Tokens for a model that sets no limit of its own (T5's relative positions)."""
+OFFSET_POSITIONS = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "xmod",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+)
+"""Model types that count positions from the padding token's id + 1, and so have fewer than they have embeddings."""
+NO_LIMIT = 1_000_000
+
+
+def open_foundation(options: ModelOptions, base: Path) -> Foundation:
+    """The model that `options` names, without its weights. Raises UserError for one that cannot be used safely."""
+    source = find_source(options, base)
+    check_folder(source.folder)
+    files = weight_files(source.folder)
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            raise UserError(
+                str(source.folder / "config.json"),
+                str(error).splitlines()[0],
+                "is the model type known to this transformers?",
+            ) from error
+        tokenizer = _tokenizer(source.folder)
+    licence, languages = _read_me(source.folder / "README.md")
+    card = Card(
+        name=options.name if not (base / options.name).is_dir() else source.portable_name,
+        revision=source.revision,
+        family=family_of(config),
+        model_type=config.model_type,
+        parameters=sum(sum(tensor_sizes(path).values()) for path in files),
+        context_tokens=context_tokens(config, tokenizer),
+        vocabulary=len(tokenizer),
+        licence=licence,
+        languages=languages,
+        weights_sha256=_digest(files),
+    )
+    return Foundation(source.folder, source.portable_name, card, config, tokenizer)
+
+
+def family_of(config: PretrainedConfig) -> Family:
+    """How the model is built, from its configuration. Raises UserError when it is no language model."""
+    kind = type(config)
+    if config.is_encoder_decoder:
+        return Family.ENCODER_DECODER
+    masked = kind in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    causal = kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if masked and not getattr(config, "is_decoder", False):  # not every configuration has the switch
+        return Family.ENCODER
+    if causal:
+        return Family.DECODER
+    raise UserError(
+        "model", f"{config.model_type} is not a text model that can be tuned here", "choose a language model"
+    )
+
+
+def context_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The longest row, in tokens, that the model has positions for."""
+    text = config.get_text_config()
+    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < NO_LIMIT else []
+    for key in ("max_position_embeddings", "n_positions"):
+        if key in text.to_dict() and isinstance(value := text.to_dict()[key], int) and value > 0:
+            offset = (text.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
+            limits.append(value - offset)
+    return min(limits, default=DEFAULT_CONTEXT)
+
+
+def supported(foundation: Foundation, auto_class: str) -> type[transformers.PreTrainedModel]:
+    """The model class with the head that `auto_class` stands for. Raises UserError when the model has none."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", auto_class.removeprefix("AutoModel")).upper()
+    mapping = getattr(transformers, f"MODEL_{words}_MAPPING")
+    if type(foundation.config) not in mapping:
+        raise UserError(
+            "task",
+            f"{foundation.card.model_type} models have no {auto_class.removeprefix('AutoModelFor')} head in transformers",
+            "choose another model or task",
+        )
+    found: type[transformers.PreTrainedModel] = mapping[type(foundation.config)]
+    return found
+
+
+def fit_tokenizer(foundation: Foundation, auto_class: str) -> None:
+    """Makes the tokenizer give just the columns that the model with this head takes."""
+    accepted = inspect.signature(supported(foundation, auto_class).forward).parameters
+    tokenizer = foundation.tokenizer
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (ValueError, KeyError, OSError, TypeError, ImportError) as error:
+        raise UserError(
+            str(folder),
+            f"its tokenizer cannot be read ({str(error).splitlines()[0]})",
+            "are the tokenizer's files there?",
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(str(folder), "has only a slow tokenizer", "convert it to a tokenizer.json")
+    if tokenizer.pad_token_id is None:
+        stand_in = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        if stand_in is None:
+            raise UserError(
+                str(folder), "its tokenizer has no token to pad with", "set pad_token in tokenizer_config.json"
+            )
+        tokenizer.pad_token = stand_in
+    return tokenizer
+
+
+def _read_me(path: Path) -> tuple[str | None, tuple[str, ...]]:
+    """Licence and languages from the YAML head of a model card."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    try:
+        head = yaml.safe_load(found[1]) if found else {}
+    except yaml.YAMLError:
+        head = {}
+    if not isinstance(head, dict):
+        return None, ()
+    languages = head.get("language") or ()
+    languages = (languages,) if isinstance(languages, str) else languages
+    licence = head.get("license")
+    return (str(licence) if licence else None), tuple(str(language) for language in languages)
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,252 @@
+"""Classification of a text or a pair of texts: one label a row, or any number of them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.special import expit, softmax
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from tunesmith.batch import Batch, Column, Example
+from tunesmith.contracts import Answer, Family, Predictions, Record, Specimen
+from tunesmith.errors import BadRow, UserError, nearest, shown
+from tunesmith.options import Options
+from tunesmith.tasks.head import AUTO_CLASS, FAMILIES, wide
+from tunesmith.tasks.text import encode_texts, examples, read_texts
+
+SINGLE_METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc", "roc_auc", "log_loss")
+MULTI_METRICS = ("micro_f1", "macro_f1", "samples_f1", "exact_match", "hamming_loss", "average_precision", "roc_auc")
+
+LATE = ("where is my parcel", "the parcel is late", "still no parcel today", "my order never arrived")
+BROKEN = ("the lamp is broken", "the kettle came broken", "a broken chair again", "broken on arrival, sadly")
+THANKS = ("thank you, wonderful", "what kind people", "great shop, thank you", "quick and kind, thanks")
+
+
+class Classification(Options):
+    """Which label a text has."""
+
+    families: ClassVar[frozenset[Family]] = FAMILIES
+    version: ClassVar[int] = 1
+    specimens: ClassVar[tuple[Specimen, ...]] = (
+        Specimen(
+            {},
+            tuple(
+                {"text": text, "label": label}
+                for label, texts in (("late", LATE), ("broken", BROKEN), ("thanks", THANKS))
+                for text in texts
+            ),
+        ),
+        Specimen(
+            {"text": "said", "text_b": "meant", "label": "same"},
+            tuple({"said": a, "meant": b, "same": True} for a, b in zip(LATE, reversed(LATE), strict=True))
+            + tuple({"said": a, "meant": b, "same": False} for a, b in zip(BROKEN, THANKS, strict=True)),
+        ),
+        Specimen(
+            {"label": "labels", "multi_label": True},
+            tuple({"text": text, "labels": ["late"]} for text in LATE)
+            + tuple({"text": f"{a}, {b}", "labels": ["broken", "late"]} for a, b in zip(BROKEN, LATE, strict=True))
+            + tuple({"text": text, "labels": []} for text in THANKS),
+        ),
+    )
+
+    text: str = Field("text", description="Column of the text.")
+    text_b: str | None = Field(None, description="Column of the second text, for pairs.")
+    label: str = Field("label", description="Column of the label; of a list of labels with `multi_label`.")
+    multi_label: bool = Field(False, description="A row may have any number of labels, also none.")
+    separator: str = Field(
+        ",", min_length=1, description="Divides the labels of a row where a file can hold only text."
+    )
+    labels: tuple[str, ...] | None = Field(
+        None, description="All label names, in order; None: those of the training rows, sorted."
+    )
+    metric: str | None = Field(None, description="Main metric; None: accuracy, or micro_f1 with `multi_label`.")
+    balance: Literal["none", "weights", "sampler"] = Field(
+        "none",
+        description="Make rare labels count as much as frequent ones: `weights` in the loss, or a `sampler` that draws them more often.",
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of each target that is spread over all labels.")
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="Probability from which a label is given, with `multi_label`."
+    )
+    weights: tuple[float, ...] | None = Field(
+        None, description="Weight of each label in the loss; learned with `balance: weights`."
+    )
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (*self._texts, self.label)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        known = MULTI_METRICS if self.multi_label else SINGLE_METRICS
+        return known if self.metric is None else (self.metric, *(name for name in known if name != self.metric))
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        return ("majority", "tfidf_logistic")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels in the order of the model's outputs. Raises ValueError before `learn`."""
+        if self.labels is None:
+            raise ValueError("the labels are not known before `learn`")
+        return self.labels
+
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        return (self.text,) if self.text_b is None else (self.text, self.text_b)
+
+    def auto_class(self, family: Family) -> str:
+        return AUTO_CLASS
+
+    def read(self, row: Mapping[str, Any], *, with_target: bool = True) -> tuple[Mapping[str, Any], Any]:
+        inputs = read_texts(row, self._texts)
+        if not with_target:
+            return inputs, None
+        value = row.get(self.label)
+        return inputs, self._several(value) if self.multi_label else _name(value, self.label)
+
+    def _several(self, value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = [part for part in value.split(self.separator) if part.strip()]
+        if not isinstance(value, list | tuple):
+            raise BadRow(self.label, shown(value), "a list of labels", "bad_label")
+        return tuple(dict.fromkeys(_name(part, self.label) for part in value))
+
+    def learn(self, records: Sequence[Record]) -> Self:
+        counts = Counter(name for record in records for name in self._names(record))
+        labels = self.labels or tuple(sorted(counts, key=_order))
+        least = 1 if self.multi_label else 2
+        if len(labels) < least:
+            found = f"only the label {shown(labels[0])}" if labels else "no label at all"
+            raise UserError(f"column '{self.label}'", f"{found} in the training rows", f"at least {least} are needed")
+        if self.weights is not None and len(self.weights) != len(labels):
+            raise UserError("task.weights", f"{len(self.weights)} weights for {len(labels)} labels", "give one a label")
+        changes: dict[str, Any] = {"labels": labels}
+        if self.balance == "weights" and self.weights is None:
+            changes["weights"] = tuple(self._balancing(counts, labels, len(records)))
+        return self.model_copy(update=changes)
+
+    def _balancing(self, counts: Counter[str], labels: Sequence[str], rows: int) -> list[float]:
+        if self.multi_label:
+            return [(rows - counts[name]) / counts[name] if 0 < counts[name] < rows else 1.0 for name in labels]
+        return [rows / (len(labels) * counts[name]) if counts[name] else 1.0 for name in labels]
+
+    def _names(self, record: Record) -> tuple[str, ...]:
+        return tuple(record.target) if self.multi_label else (record.target,)
+
+    def suit(self, model: nn.Module) -> Self:
+        return self
+
+    def check(self, record: Record) -> None:
+        for name in self._names(record):
+            if name not in self.label_names:
+                hint = nearest(name, self.label_names) if len(self.label_names) <= 200 else ""
+                raise BadRow(self.label, shown(name), f"one of {len(self.label_names)} labels; {hint}", "unknown_label")
+
+    def head(self) -> Mapping[str, Any]:
+        return {
+            "num_labels": len(self.label_names),
+            "id2label": dict(enumerate(self.label_names)),
+            "label2id": {name: place for place, name in enumerate(self.label_names)},
+            "problem_type": "multi_label_classification" if self.multi_label else "single_label_classification",
+        }
+
+    def columns(self) -> Mapping[str, Column]:
+        return {"labels": Column(0, per="row", role="target")}
+
+    def encode(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_tokens: int
+    ) -> Sequence[Example]:
+        tokens, cut = encode_texts(records, tokenizer, max_tokens)
+        graded = all(record.target is not None for record in records)
+        return examples(records, tokens, cut, self._gold(records).tolist() if graded else None)
+
+    def _gold(self, records: Sequence[Record]) -> NDArray[np.int64]:
+        """[N, 1] label numbers, or [N, L] of 0 and 1."""
+        place = {name: number for number, name in enumerate(self.label_names)}
+        if not self.multi_label:
+            return np.array([[place[record.target]] for record in records], dtype=np.int64)
+        gold = np.zeros((len(records), len(place)), dtype=np.int64)
+        for row, record in enumerate(records):
+            for name in record.target:
+                gold[row, place[name]] = 1
+        return gold
+
+    def stratum(self, record: Record) -> str | None:
+        return None if self.multi_label else str(record.target)
+
+    def weigh(self, records: Sequence[Record]) -> Sequence[float] | None:
+        if self.balance != "sampler":
+            return None
+        counts = Counter(name for record in records for name in self._names(record))
+        return [
+            max((1.0 / counts[name] for name in self._names(record)), default=1.0 / len(records)) for record in records
+        ]
+
+    def count(self, batch: Batch) -> float:
+        labels = batch.targets["labels"]
+        if self.multi_label or self.weights is None:
+            return float(labels.numel())
+        return float(torch.tensor(self.weights, dtype=torch.float64)[labels[:, 0].cpu()].sum())
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        logits, labels = wide(outputs), batch.targets["labels"]
+        weights = None if self.weights is None else torch.tensor(self.weights, dtype=logits.dtype, device=logits.device)
+        if not self.multi_label:
+            return functional.cross_entropy(
+                logits, labels[:, 0], weight=weights, reduction="sum", label_smoothing=self.label_smoothing
+            )
+        targets = labels.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum")
+
+    def outputs(self, model_output: Any, batch: Batch) -> Tensor:
+        logits: Tensor = model_output.logits
+        return logits
+
+    def predictions(self, outputs: NDArray[Any], records: Sequence[Record]) -> Predictions:
+        rows = np.array([record.row for record in records], dtype=np.int64)
+        gold = self._gold(records)
+        scores = self._scores(outputs)
+        if self.multi_label:
+            return Predictions(rows, gold, (scores >= self.threshold).astype(np.int64), scores, self.label_names)
+        return Predictions(rows, gold[:, 0], scores.argmax(axis=-1), scores, self.label_names)
+
+    def _scores(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
+        logits = outputs.astype(np.float64)
+        scores: NDArray[np.float64] = expit(logits) if self.multi_label else softmax(logits, axis=-1)
+        return scores
+
+    def answer(self, outputs: NDArray[Any]) -> Answer:
+        scores = dict(zip(self.label_names, self._scores(outputs).tolist(), strict=True))
+        if self.multi_label:
+            return Answer([name for name, score in scores.items() if score >= self.threshold], scores)
+        return Answer(max(scores, key=lambda name: scores[name]), scores)
+
+    def fold(self, model: nn.Module) -> Self:
+        return self
+
+
+def _name(value: Any, column: str) -> str:
+    """A label's name: text without outer spaces, a whole number, or true/false."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise BadRow(column, shown(value), "a label", "bad_label")
+    return value.strip()
+
+
+def _order(name: str) -> tuple[int, int, str]:
+    """Sorts whole numbers by value, before all other names by text."""
+    digits = name.removeprefix("-")
+    return (0, int(name), "") if digits.isascii() and digits.isdigit() and len(digits) < 19 else (1, 0, name)

@@ -1,0 +1,176 @@
+"""The training loop: a generator that moves the weights once and says what happened."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tunesmith.batch import Batch, Encoded, Padding, collate
+from tunesmith.contracts import Step, Task
+from tunesmith.errors import TrainingStopped
+from tunesmith.forward import autocast, forward
+from tunesmith.train.order import STEP_COST_TOKENS, Order, micro_batches, mix, share
+from tunesmith.train.plan import Plan
+from tunesmith.world import World
+
+OVERFLOWS = 20
+"""float16 gradients that may overflow one after the other before training stops."""
+
+
+@dataclass
+class State:
+    """What training changes: the weights (in `model`), the optimiser, the loss scale and the number of steps done."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None = None
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Course:
+    """What training follows: the task, its encoded rows, how they are padded and drawn, the plan, the world."""
+
+    task: Task
+    data: Encoded
+    padding: Padding
+    plan: Plan
+    world: World
+    weights: Sequence[float] | None = None
+
+    @cached_property
+    def order(self) -> Order:
+        return Order(len(self.data), self.plan.options.batch_size, self.plan.seed, self.weights)
+
+    def batches(self, step: int) -> list[Batch]:
+        """This process's part of the optimiser batch after `step` updates, in pieces that fit; never none.
+
+        A process without rows of its own gets one row whose loss is not to be counted (`Batch.rows` is empty).
+        """
+        index = self.order.batch(step)
+        mine = share(index, self.data.lengths, self.world.rank, self.world.size)
+        if not len(mine):
+            row = collate(self.data, index[:1].tolist(), self.padding)
+            return [Batch(row.inputs, row.targets, (), 0).to(self.world.device)]
+        cost = STEP_COST_TOKENS[self.world.device.type]
+        groups = micro_batches(mine, self.data.lengths, self.plan.options.micro_tokens, cost)
+        return [collate(self.data, group.tolist(), self.padding).to(self.world.device) for group in groups]
+
+
+def steps(state: State, course: Course) -> Iterator[Step]:
+    """One Step for each update from `state.step` to the end of the plan; `state` is always between two updates.
+
+    The loss is summed over supervised targets and divided by their number in the whole optimiser batch, over all
+    processes, so that how the batch is cut changes nothing. Every step draws its random numbers from the seed and
+    its own number. Raises TrainingStopped, with the weights of the last good step, when a loss or a gradient is
+    not finite.
+    """
+    model = _together(state.model, course.world)
+    while state.step < course.plan.steps:
+        overflows = 0
+        while (done := _update(state, model, course)) is None:
+            overflows += 1
+            if overflows == OVERFLOWS:
+                raise TrainingStopped(f"step {state.step + 1}: float16 gradients overflowed {OVERFLOWS} times in a row")
+        yield done
+
+
+def _together(model: nn.Module, world: World) -> nn.Module:
+    if world.size == 1:
+        return model
+    # Parameters that a model does not use in this task would otherwise be waited for.
+    return DistributedDataParallel(model, find_unused_parameters=True)
+
+
+def _update(state: State, model: nn.Module, course: Course) -> Step | None:
+    """The next update, or None when float16 gradients overflowed and nothing was changed but the loss scale."""
+    plan, world = course.plan, course.world
+    batches = course.batches(state.step)
+    own_targets = sum(course.task.count(batch) for batch in batches if batch.rows)
+    targets, rows, tokens, padded = world.total(
+        own_targets,
+        sum(len(batch.rows) for batch in batches),
+        sum(batch.tokens for batch in batches),
+        sum(batch.inputs["input_ids"].numel() for batch in batches if batch.rows),
+    )
+    rate = plan.rate(state.step)
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate * group["factor"]
+    torch.manual_seed(mix(plan.seed, state.step, world.rank))
+    state.model.train()
+    (loss,) = world.total(_backward(state, model, course, batches, targets))
+    if not math.isfinite(loss):
+        _refuse(state, course, batches, f"loss is {loss}")
+    if state.scaler is not None:
+        state.scaler.unscale_(state.optimiser)
+    moving = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
+    norm = float(nn.utils.clip_grad_norm_(moving, plan.options.max_grad_norm or math.inf))
+    if state.scaler is not None:
+        state.scaler.step(state.optimiser)
+        state.scaler.update()
+        if not math.isfinite(norm):
+            state.optimiser.zero_grad(set_to_none=True)
+            return None
+    elif not math.isfinite(norm):
+        _refuse(state, course, batches, f"gradient norm is {norm}")
+    else:
+        state.optimiser.step()
+    state.optimiser.zero_grad(set_to_none=True)
+    state.step += 1
+    epoch = state.step / plan.steps_per_epoch
+    return Step(state.step, epoch, loss, rate, norm, int(rows), targets, int(tokens), int(padded))
+
+
+def _backward(state: State, model: nn.Module, course: Course, batches: Sequence[Batch], targets: float) -> float:
+    """Adds the gradients of this process's batches; its part of the mean loss."""
+    world, loss = course.world, 0.0
+    for place, batch in enumerate(batches):
+        last = place == len(batches) - 1
+        with _unsynchronised(model, last):
+            with autocast(course.plan.precision, world.device):
+                outputs = forward(model, course.task, batch)
+                part = course.task.loss(outputs, batch) / targets
+            part = part if batch.rows else part * 0.0
+            loss += float(part.detach())
+            part = part * world.size  # gradients are averaged over processes, and a sum is wanted
+            (part if state.scaler is None else state.scaler.scale(part)).backward()
+    return loss
+
+
+def _unsynchronised(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()
+
+
+def _refuse(state: State, course: Course, batches: Sequence[Batch], what: str) -> None:
+    """Ends training before a step that would spoil the weights, naming the rows and the tensor."""
+    broken = next(
+        (
+            name
+            for name, parameter in state.model.named_parameters()
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+        ),
+        None,
+    )
+    state.optimiser.zero_grad(set_to_none=True)
+    rows = [row for batch in batches for row in _broken_rows(state, course, batch)]
+    where = f"rows {rows}" if rows else f"a batch of rows {[row for batch in batches for row in batch.rows]}"
+    tensor = f", first in the gradient of {broken}" if broken else ""
+    raise TrainingStopped(
+        f"step {state.step + 1}: the {what} in {where} of the training split{tensor}; no step was taken; "
+        "try a lower train.learning_rate, or train.precision=float32, or look at these rows with `tunesmith show`"
+    )
+
+
+def _broken_rows(state: State, course: Course, batch: Batch) -> list[int]:
+    """The rows of `batch` whose own outputs are not finite."""
+    with torch.no_grad(), autocast(course.plan.precision, course.world.device):
+        outputs = forward(state.model, course.task, batch)
+    finite = torch.isfinite(outputs).flatten(1).all(dim=1).tolist()
+    return [row for row, fine in zip(batch.rows, finite, strict=False) if not fine]

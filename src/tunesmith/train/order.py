@@ -1,0 +1,76 @@
+"""Which rows each update sees: a function of the seed, the step and nothing else."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+STEP_COST_TOKENS = {"cpu": 48, "cuda": 4096}
+"""What one more forward pass costs, in padded tokens that take as long; measured on small models."""
+
+
+def mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, different for every different list."""
+    state = np.random.SeedSequence([number & 0xFFFFFFFFFFFFFFFF for number in numbers])
+    return int(state.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Order:
+    """The rows of each optimiser batch. The same on every process, whatever their number.
+
+    weights: how often each row is drawn relative to the others (drawn with replacement); None: each once an epoch.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int, weights: Sequence[float] | None = None) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self._weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+        self._epoch = lru_cache(maxsize=2)(self._permutation)
+
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """Row numbers of the update that follows `step` updates; the last of an epoch may be shorter."""
+        per_epoch = -(-self.rows // self.batch_size)
+        epoch, place = divmod(step, per_epoch)
+        return self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        if self._weights is None:
+            return torch.randperm(self.rows, generator=generator).numpy()
+        drawn = torch.multinomial(self._weights, self.rows, replacement=True, generator=generator)
+        return drawn.numpy()
+
+
+def share(index: NDArray[np.int64], lengths: NDArray[np.int64], rank: int, size: int) -> NDArray[np.int64]:
+    """The rows of an optimiser batch that process `rank` of `size` computes: dealt out by length, to and fro."""
+    ordered = index[np.argsort(-lengths[index], kind="stable")]
+    turn = np.arange(len(ordered)) % (2 * size)
+    return ordered[np.where(turn < size, turn, 2 * size - 1 - turn) == rank]
+
+
+def micro_batches(
+    index: NDArray[np.int64], lengths: NDArray[np.int64], most: int, cost: int
+) -> list[NDArray[np.int64]]:
+    """`index` in groups of like length, each at most `most` padded tokens, at the least total cost.
+
+    A group costs its padded tokens and `cost` besides. The cheapest division of the rows sorted by length is found
+    by dynamic programming over the place of the last cut; rows of a group are neighbours in that order.
+    """
+    ordered = index[np.argsort(lengths[index], kind="stable")]
+    widths = lengths[ordered]
+    best = np.zeros(len(ordered) + 1)
+    cut = np.zeros(len(ordered) + 1, dtype=np.int64)
+    for end in range(1, len(ordered) + 1):
+        starts = np.arange(end)
+        padded = (end - starts) * widths[end - 1]
+        total = best[:end] + padded + cost
+        total[(padded > most) & (starts < end - 1)] = np.inf
+        cut[end] = int(total.argmin())
+        best[end] = total[cut[end]]
+    groups: list[NDArray[np.int64]] = []
+    end = len(ordered)
+    while end > 0:
+        groups.append(ordered[cut[end] : end])
+        end = int(cut[end])
+    return groups[::-1]
