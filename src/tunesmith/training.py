@@ -1,0 +1,260 @@
+"""One run's training: the page that takes steps and logs, judges, saves and stops."""
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from tunesmith.run import Run
+
+from tunesmith import commit
+from tunesmith.batch import Encoded
+from tunesmith.contracts import Adapted, Corpus, Predictions, Step
+from tunesmith.errors import Interrupted, TrainingStopped, UserError
+from tunesmith.forward import Inference, all_outputs, mean_loss
+from tunesmith.train.checkpoint import Checkpoints, load_weights
+from tunesmith.train.journal import Journal, read_journal
+from tunesmith.train.loop import Course, State, steps
+from tunesmith.train.optimiser import make_optimiser
+from tunesmith.train.signals import Wish
+from tunesmith.train.stopping import Watch
+from tunesmith.train.trackers import open_trackers, values
+
+Measure = Callable[[Predictions], dict[str, float | None]]
+
+
+class Teller(Protocol):
+    """Who is told how training goes."""
+
+    def step(self, step: Step, of: int) -> None:
+        """An update was made."""
+
+    def say(self, line: str) -> None:
+        """Something worth a line happened."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything that training needs.
+
+    encoded: the splits as the model sees them. measure: the task's metrics of predictions, by name.
+    metric: the name of the one to watch, and whether higher is better.
+    """
+
+    run: Run
+    corpus: Corpus
+    adapted: Adapted
+    encoded: Mapping[str, Encoded]
+    course: Course
+    measure: Measure
+    metric: str
+    higher_is_better: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended. best_step: whose weights the model now has; reason: why it stopped. seconds: of all steps."""
+
+    steps: int
+    best_step: int | None
+    reason: str
+
+
+def train(session: Session, wish: Wish, teller: Teller) -> Outcome:
+    """Trains from the newest valid checkpoint, or from the start; the model ends with the weights that were asked for.
+
+    Raises Interrupted after saving when a signal came, and TrainingStopped when a loss or gradient is not finite.
+    """
+    run, course, world = session.run, session.course, session.course.world
+    options = course.plan.options
+    checkpoints = Checkpoints(run.checkpoints, run.run_id) if world.main else None
+    world.barrier()
+    checkpoints = checkpoints or Checkpoints(run.checkpoints, run.run_id)
+    model = session.adapted.model
+    scaler = torch.amp.GradScaler(world.device.type) if course.plan.precision == "float16" else None
+    state = State(model, make_optimiser(model, session.adapted.trainable, session.adapted.head, options), scaler)
+    watch = Watch(options.stop, session.higher_is_better)
+    desk = _Desk(session, checkpoints, state, watch, teller)
+    try:
+        desk.resume()
+        reason = _follow(desk, wish)
+    except TrainingStopped:
+        desk.save()
+        raise
+    finally:
+        desk.close()
+    best = _settle(desk)
+    return Outcome(state.step, best, reason)
+
+
+def _follow(desk: "_Desk", wish: Wish) -> str:
+    """Takes steps until the plan, the watch or a signal ends it; why it ended."""
+    session, state, watch = desk.session, desk.state, desk.watch
+    plan, world = session.course.plan, session.course.world
+    began = time.monotonic()
+    if not watch.over:
+        for step in steps(state, session.course):
+            desk.log(step, time.monotonic() - began)
+            if step.step in plan.marks:
+                desk.judge(step)
+            if plan.saves_at(step.step):
+                desk.save()
+            if watch.over and step.step < plan.steps:
+                break
+            (signals,) = world.total(float(wish.signal or 0))
+            if signals and step.step < plan.steps:
+                desk.save()
+                raise Interrupted(
+                    int(signals / world.size) or 2, f"saved after step {step.step}; the same command goes on from there"
+                )
+            began = time.monotonic()
+    reason = "early stop" if watch.over and state.step < plan.steps else "planned end"
+    desk.write({"event": "end", "step": state.step, "reason": reason, "best_step": watch.best_step})
+    return reason
+
+
+def _settle(desk: "_Desk") -> int | None:
+    """Gives the model the best weights, where that is wanted; the step that they are of."""
+    best = desk.watch.best_step
+    if best is None or not desk.watch.options.restore_best or best == desk.state.step:
+        return desk.state.step
+    folder = desk.checkpoints.path(best)
+    try:
+        commit.verify(folder)
+    except commit.Broken as error:
+        desk.teller.say(f"the best checkpoint is spoiled ({error}); the last weights are used instead")
+        return desk.state.step
+    load_weights(desk.state.model, folder)
+    return best
+
+
+class _Desk:
+    """The things that training is logged, judged and saved with; only the main process writes."""
+
+    def __init__(self, session: Session, checkpoints: Checkpoints, state: State, watch: Watch, teller: Teller) -> None:
+        self.session, self.checkpoints, self.state, self.watch, self.teller = session, checkpoints, state, watch, teller
+        self.main = session.course.world.main
+        run = session.run
+        self.journal = Journal(run.journal) if self.main else None
+        self.timing = Journal(run.timing) if self.main else None
+        trackers = session.course.plan.options.trackers
+        self.trackers = open_trackers(trackers, run.folder, run.folder.name) if self.main else []
+
+    def close(self) -> None:
+        for journal in (self.journal, self.timing):
+            if journal is not None:
+                journal.close()
+
+    def write(self, event: dict[str, Any]) -> None:
+        if self.journal is not None:
+            self.journal.write(event)
+
+    def log(self, step: Step, seconds: float) -> None:
+        if self.journal is None or self.timing is None:
+            return
+        self.journal.step(step)
+        self.timing.write({"step": step.step, "seconds": round(seconds, 6)})
+        for tracker in self.trackers:
+            tracker(step.step, values({"event": "step", **asdict(step)}))
+        self.teller.step(step, self.session.course.plan.steps)
+
+    def judge(self, step: Step) -> None:
+        """Measures the model on the validation split, and remembers whether it is the best so far."""
+        session = self.session
+        if "validation" not in session.encoded:
+            return
+        course, records = session.course, session.corpus.splits["validation"]
+        run = Inference(course.world, course.plan.precision)
+        outputs = all_outputs(self.state.model, course.task, session.encoded["validation"], course.padding, run)
+        loss = mean_loss(course.task, outputs, session.encoded["validation"], course.padding)
+        metrics = session.measure(course.task.predictions(outputs, records))
+        watched = loss if session.metric == "loss" else metrics[session.metric]
+        better = self.watch.see(step.step, watched)
+        event = {
+            "event": "evaluation",
+            "step": step.step,
+            "epoch": step.epoch,
+            "loss": loss,
+            "metrics": metrics,
+            "best": better,
+        }
+        self.write(event)
+        if self.main:
+            for tracker in self.trackers:
+                tracker(step.step, values(event))
+            shown = "not defined" if watched is None else f"{watched:.4f}"
+            self.teller.say(
+                f"step {step.step}: validation loss {loss:.4f}, {session.metric} {shown}{' (best)' if better else ''}"
+            )
+
+    def save(self) -> None:
+        """Writes a checkpoint, and then deletes those that are no longer needed."""
+        if self.journal is not None:
+            rest = {"journal": self.journal.size(), "watch": self.watch.state()}
+            self.checkpoints.save(self.state, self.session.adapted.trainable, rest, dict(self.session.facts))
+            keep = self.session.course.plan.options.keep
+            for warning in self.checkpoints.rotate(keep, self.watch.best_step):
+                self.teller.say(warning)
+        self.session.course.world.barrier()
+
+    def resume(self) -> None:
+        """Goes back to the newest valid checkpoint, if there is one."""
+        world = self.session.course.world
+        folder, refused = self.checkpoints.newest() if self.main else (None, [])
+        world.barrier()
+        if not self.main:
+            folder, _ = self.checkpoints.newest()
+        for line in refused:
+            self.teller.say(f"checkpoint refused: {line}")
+        if folder is None:
+            if self.journal is not None and self.timing is not None:
+                self.journal.cut(0)
+                self.timing.cut(0)
+            return
+        self._same_ground(folder)
+        saved = self.checkpoints.restore(folder, self.state)
+        self.watch.restore(saved.rest["watch"])
+        if self.journal is not None:
+            self.journal.cut(saved.rest["journal"])
+        self.teller.say(f"going on after step {saved.step} ({folder.name})")
+
+    def _same_ground(self, folder: Any) -> None:
+        """Refuses other data; says what else differs from when the checkpoint was written."""
+        before, now = commit.verify(folder).facts, self.session.facts
+        if before["data"] != now["data"]:
+            raise UserError(
+                str(folder.name),
+                f"was trained on data {str(before['data'])[:12]}, these are {str(now['data'])[:12]}",
+                "bring the data back, or start another run with --run",
+            )
+        for key in sorted(set(before) | set(now)):
+            if before.get(key) != now.get(key):
+                self.teller.say(
+                    f"{key} was {before.get(key)} and is {now.get(key)}: the results will not be the same to the byte"
+                )
+
+
+def cost(run: Run, journal: list[dict[str, Any]], total_seconds: float) -> dict[str, Any]:
+    """What the training of a run cost, over all the times that it was interrupted.
+
+    Bytes are of this process: its largest resident set, or the most GPU memory that was in use.
+    """
+    taken: dict[int, float] = {}
+    for event in read_journal(run.timing):
+        taken[event["step"]] = event["seconds"]
+    done = [event for event in journal if event["event"] == "step"]
+    seconds = sum(taken.get(event["step"], 0.0) for event in done)
+    tokens = sum(event["tokens"] for event in done)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "train_seconds": seconds,
+        "total_seconds": total_seconds,
+        "steps": len(done),
+        "tokens": tokens,
+        "padded_tokens": sum(event["padded"] for event in done),
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak,
+    }

@@ -1,0 +1,131 @@
+"""The contract of every task with every method on every family. Whatever is in the tables is tested, unasked."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import CONFIGURATIONS
+from workshop import CPU, Bench, bench, left
+
+from tunesmith.adapt import METHODS
+from tunesmith.contracts import Family
+from tunesmith.forward import Inference, all_outputs
+from tunesmith.select.foundation import supported
+from tunesmith.select.load import load_model
+from tunesmith.tasks import TASKS
+from tunesmith.train.loop import steps
+
+CELLS = [
+    (family, task, number, method)
+    for family in CONFIGURATIONS
+    for task in TASKS
+    for number in range(len(TASKS.load(task).specimens))
+    for method in METHODS
+]
+RATES = {"bert": 5e-3, "roberta": 5e-3, "distilbert": 5e-3, "bart": 3e-3}
+"""Tiny models whose pooler saturates at the rate that suits the others."""
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bases")
+
+
+def outputs(one: Bench, side: str = "right", tokens: int = 4096) -> np.ndarray:
+    padding = left(one.padding) if side == "left" else one.padding
+    return all_outputs(one.adapted.model, one.task, one.data, padding, Inference(CPU, tokens=tokens))
+
+
+@pytest.mark.parametrize(("family", "task", "number", "method"), CELLS)
+def test_cell_keeps_its_contract(family: str, task: str, number: int, method: str, bases: Path) -> None:
+    one = bench(bases / family, family, task, method, specimen=number)
+    if one.foundation.family not in one.task.families:
+        pytest.skip(f"{task} says that it cannot use {one.foundation.family}")
+
+    loaded = load_model(
+        one.foundation, one.task.auto_class(one.foundation.family), one.task.head(), seed=1, dropout=0.0
+    )
+    plain = Bench(one.foundation, one.task, one.method, one.records, one.data, one.padding, one.adapted)
+    plain.adapted = type(one.adapted)(loaded.model, (), ())
+    assert np.abs(outputs(one) - outputs(plain)).max() < 1e-6, "step 0 differs from the base"
+
+    frozen = {
+        name: parameter.detach().clone()
+        for name, parameter in one.adapted.model.named_parameters()
+        if name not in one.adapted.trainable
+    }
+    assert bool(frozen) != one.method.moves_base
+    start = {name: p.detach().clone() for name, p in one.adapted.model.named_parameters() if name not in frozen}
+    course = one.course(epochs=250, learning_rate=RATES.get(family, 1e-2), batch_size=12)
+    state = one.state(course)
+    for step in steps(state, course):
+        if step.loss < 5e-4:
+            break
+
+    for name, parameter in one.adapted.model.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name]), f"frozen {name} moved"
+        else:
+            assert not torch.equal(parameter, start[name]), f"{name} should move and did not"
+
+    learned = outputs(one)
+    answers = one.task.predictions(learned, one.records)
+    if answers.scores is not None:
+        assert np.array_equal(answers.gold, answers.answers), "learned by heart, answered wrong"
+    else:
+        miss = np.abs(answers.gold - answers.answers) / answers.gold.std(axis=0)
+        assert miss.max() < 0.35, "learned by heart, answered wrong"
+
+    assert np.abs(outputs(one, tokens=1) - learned).max() < 1e-4, "a row alone differs from the row in a batch"
+    if one.foundation.family is Family.DECODER:
+        assert np.abs(outputs(one, side="left") - learned).max() < 1e-4, "left padding differs from right"
+
+    for record, row in zip(one.records, learned, strict=True):
+        json.dumps({"value": one.task.answer(row).value, "scores": dict(one.task.answer(row).scores)})
+
+    folded = one.task.fold(one.adapted.model)
+    again = folded.predictions(outputs(one), one.records)
+    assert np.allclose(again.answers, answers.answers, rtol=1e-4, atol=1e-4), "folding the scale changed the answers"
+
+    before = outputs(one)
+    merged = Bench(one.foundation, folded, one.method, one.records, one.data, one.padding, one.adapted)
+    merged.adapted = type(one.adapted)(one.method.merge(one.adapted.model), (), ())
+    assert np.abs(outputs(merged) - before).max() < 1e-3 * max(1.0, np.abs(before).max()), "merged differs"
+
+
+def test_every_part_of_the_tables_has_specimens_and_help() -> None:
+    for name in TASKS:
+        kind = TASKS.load(name)
+        assert kind.specimens, f"task {name} has nothing to be tested on"
+        for field in kind.model_fields.values():
+            assert field.description, f"a field of task {name} has no help"
+    for name in METHODS:
+        assert all(field.description for field in METHODS.load(name).model_fields.values())
+
+
+def test_task_says_before_weights_load_that_a_model_has_no_such_head(tmp_path: Path) -> None:
+    from transformers import M2M100Config
+
+    from tunesmith.errors import UserError
+
+    one = bench(tmp_path / "base", "bert", "classification", "full")
+    object.__setattr__(one.foundation, "config", M2M100Config())
+    with pytest.raises(UserError, match="no SequenceClassification head"):
+        supported(one.foundation, "AutoModelForSequenceClassification")
+
+
+def test_labels_are_never_read_by_position_of_another_run(tmp_path: Path) -> None:
+    one = bench(tmp_path / "base", "bert", "classification", "full")
+    reordered = one.task.model_copy(update={"labels": tuple(reversed(one.task.label_names))})
+    row = np.array([0.0, 0.0, 5.0])
+    assert one.task.answer(row).value == reordered.label_names[0]
+    assert reordered.answer(row).value == one.task.label_names[0]
+
+
+def test_importing_the_tables_imports_no_task() -> None:
+    code = "import tunesmith.tasks, tunesmith.adapt, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,77 @@
+"""A tiny model tuned on a few rows, put together from the rooms as the pipeline does it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import model_folder
+
+from tunesmith.adapt import METHODS
+from tunesmith.batch import Column, Encoded, Padding, encoded
+from tunesmith.contracts import Adapted, Family, Foundation, Method, Record, Task
+from tunesmith.select.foundation import fit_tokenizer, open_foundation
+from tunesmith.select.load import load_model
+from tunesmith.select.options import ModelOptions
+from tunesmith.tasks import TASKS
+from tunesmith.train.loop import Course, State
+from tunesmith.train.optimiser import make_optimiser
+from tunesmith.train.options import TrainOptions
+from tunesmith.train.plan import make_plan
+from tunesmith.world import World
+
+CPU = World(0, 1, torch.device("cpu"))
+
+
+@dataclass
+class Bench:
+    """Everything that one tuning needs, before its first step."""
+
+    foundation: Foundation
+    task: Task
+    method: Method
+    records: Sequence[Record]
+    data: Encoded
+    padding: Padding
+    adapted: Adapted
+
+    def course(self, world: World = CPU, weights: Sequence[float] | None = None, **options: Any) -> Course:
+        settings = TrainOptions(**{"epochs": 1, "batch_size": 4, "learning_rate": 2e-3, "warmup": 0, **options})
+        assert settings.learning_rate is not None
+        plan = make_plan(settings, rows=len(self.data), seed=3, peak=settings.learning_rate, precision="float32")
+        return Course(self.task, self.data, self.padding, plan, world, weights)
+
+    def state(self, course: Course) -> State:
+        optimiser = make_optimiser(self.adapted.model, self.adapted.trainable, self.adapted.head, course.plan.options)
+        return State(self.adapted.model, optimiser)
+
+
+def records_of(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[Record]:
+    return [Record(place, "specimen", place + 1, *task.read(row)) for place, row in enumerate(rows)]
+
+
+def bench(folder: Path, family_kind: str, task_kind: str, method_kind: str, **more: Any) -> Bench:
+    """A bench in `folder`. more: `specimen` (its number), `method` and `task` options, `dropout`."""
+    if not (folder / "config.json").exists():
+        model_folder(family_kind, folder)
+    foundation = open_foundation(ModelOptions(name=str(folder)), Path("."))
+    kind = TASKS.load(task_kind)
+    specimen = kind.specimens[more.get("specimen", 0)]
+    task = kind(**{**specimen.options, **more.get("task", {})})
+    records = records_of(task, specimen.rows)
+    task = task.learn(records)
+    fit_tokenizer(foundation, task.auto_class(foundation.family))
+    head = task.auto_class(foundation.family)
+    loaded = load_model(foundation, head, task.head(), seed=1, dropout=more.get("dropout", 0.0))
+    method = METHODS.load(method_kind)(**more.get("method", {}))
+    adapted = method.adapt(loaded.model, foundation.family, loaded.head, 1)
+    task = task.suit(adapted.model)
+    data = encoded(task.encode(records, foundation.tokenizer, 64))
+    columns = {"input_ids": Column(foundation.tokenizer.pad_token_id), "token_type_ids": Column(0), **task.columns()}
+    positions = foundation.family is Family.DECODER
+    return Bench(foundation, task, method, records, data, Padding(columns, positions=positions), adapted)
+
+
+def left(padding: Padding) -> Padding:
+    return replace(padding, side="left")
