@@ -125,7 +125,7 @@ class Corpus:
 
     task: as learned from the training rows. splits: "train", and "validation", "test" where there are any.
     files: sha256 of each file read, by its shown name. fingerprint: one hash over the files' bytes, the
-    task's options and the way the rows were split.
+    task's options and the way the rows were split. skipped: a line for each row that went nowhere, with its reason.
     """
 
     task: Task
@@ -134,6 +134,7 @@ class Corpus:
     findings: tuple[Finding, ...]
     files: Mapping[str, str]
     fingerprint: str
+    skipped: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,10 @@ class Task(Protocol):
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of the columns that a row must have."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the columns that are enough to answer a row."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

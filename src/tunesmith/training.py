@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
-from tunesmith.run import Run
 
 from tunesmith import commit
 from tunesmith.batch import Encoded
 from tunesmith.contracts import Adapted, Corpus, Predictions, Step
 from tunesmith.errors import Interrupted, TrainingStopped, UserError
 from tunesmith.forward import Inference, all_outputs, mean_loss
+from tunesmith.run import Run
 from tunesmith.train.checkpoint import Checkpoints, load_weights
 from tunesmith.train.journal import Journal, read_journal
 from tunesmith.train.loop import Course, State, steps

@@ -9,5 +9,7 @@ class EvaluateOptions(Options):
     """How the tuned model is judged."""
 
     baselines: bool = Field(True, description="Judge simple models on the same rows, and test the difference.")
-    resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind each interval and permutations behind each test.")
+    resamples: int = Field(
+        1000, ge=100, description="Bootstrap resamples behind each interval and permutations behind each test."
+    )
     level: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of the intervals.")

@@ -80,7 +80,7 @@ class Classification(Options):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return (*self._texts, self.label)
+        return (*self.inputs, self.label)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -99,14 +99,14 @@ class Classification(Options):
         return self.labels
 
     @property
-    def _texts(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return (self.text,) if self.text_b is None else (self.text, self.text_b)
 
     def auto_class(self, family: Family) -> str:
         return AUTO_CLASS
 
     def read(self, row: Mapping[str, Any], *, with_target: bool = True) -> tuple[Mapping[str, Any], Any]:
-        inputs = read_texts(row, self._texts)
+        inputs = read_texts(row, self.inputs)
         if not with_target:
             return inputs, None
         value = row.get(self.label)

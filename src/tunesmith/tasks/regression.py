@@ -62,7 +62,7 @@ class Regression(Options):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return (*self._texts, *self.label_names)
+        return (*self.inputs, *self.label_names)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -78,14 +78,14 @@ class Regression(Options):
         return (self.target,) if isinstance(self.target, str) else self.target
 
     @property
-    def _texts(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[str, ...]:
         return (self.text,) if self.text_b is None else (self.text, self.text_b)
 
     def auto_class(self, family: Family) -> str:
         return AUTO_CLASS
 
     def read(self, row: Mapping[str, Any], *, with_target: bool = True) -> tuple[Mapping[str, Any], Any]:
-        inputs = read_texts(row, self._texts)
+        inputs = read_texts(row, self.inputs)
         if not with_target:
             return inputs, None
         return inputs, tuple(_number(row.get(column), column) for column in self.label_names)

@@ -1,0 +1,203 @@
+"""The verbs of the command line as functions: run, audit, view, evaluate, ask, export, serve."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import UserError, named
+from tunesmith.recipe import Recipe, load_recipe, recipe_from
+from tunesmith.run import Run, is_run
+
+if TYPE_CHECKING:
+    from tunesmith.contracts import Answer, Artifact
+    from tunesmith.deploy.predictor import Predictor
+    from tunesmith.pipeline import Screen
+    from tunesmith.trained import Row
+
+__all__ = [
+    "ask",
+    "audit",
+    "evaluate",
+    "export",
+    "load_recipe",
+    "open_predictor",
+    "open_run",
+    "rows",
+    "run",
+    "run_folder",
+    "serve",
+    "view",
+]
+
+
+class Silent:
+    """A screen that shows nothing."""
+
+    def stage(self, name: str, what: str) -> None:
+        """A stage begins."""
+
+    def say(self, line: str) -> None:
+        """Something worth a line happened."""
+
+    def step(self, step: Any, of: int) -> None:
+        """An update was made."""
+
+
+def run(
+    recipe: Recipe | Mapping[str, Any] | Path | str,
+    *,
+    overrides: Sequence[str] = (),
+    folder: Path | str | None = None,
+    base: Path | None = None,
+    screen: "Screen | None" = None,
+) -> Run:
+    """The finished run of a recipe: selected, prepared, trained, judged, reported and saved.
+
+    recipe: a file, plain values, or a Recipe. overrides: `key=value` texts that go over it, unless it is a Recipe.
+    folder: the run's; runs/NAME when left out. base: where relative paths start, if not at the file's folder or here.
+    Called again on the same folder it goes on where it stopped. Raises the errors of `tunesmith.errors`.
+    """
+    from tunesmith import pipeline
+
+    name = "run"
+    if isinstance(recipe, str | Path):
+        path = recipe_path(recipe)
+        name, base = path.stem, base or path.parent
+        recipe = load_recipe(path, overrides)
+    elif isinstance(recipe, Mapping):
+        recipe = recipe_from(recipe, "recipe", overrides)
+    elif overrides:
+        raise UserError("overrides", "a Recipe cannot be changed", "use recipe.model_copy, or give plain values")
+    base = base or Path()
+    place = Path(folder) if folder is not None else run_folder(recipe, base, name)
+    pipeline.run(recipe, place, base, screen or Silent())
+    return Run.open(place)
+
+
+def recipe_path(place: Path | str) -> Path:
+    """The recipe's file, where `place` may also be the folder of a run."""
+    path = Path(place)
+    return path / "recipe.yaml" if path.is_dir() else path
+
+
+def run_folder(recipe: Recipe, base: Path, name: str) -> Path:
+    """Where a run goes when nobody says: the run whose own recipe it is, else runs/NAME."""
+    return base if is_run(base) else Path("runs") / (recipe.name or name)
+
+
+def open_run(folder: Path | str) -> Run:
+    """The run in a folder. Raises UserError when there is none."""
+    return Run.open(Path(folder))
+
+
+def audit(recipe: Recipe, base: Path) -> dict[str, Any]:
+    """What is in the data of a recipe, and what is wrong with them: ledger, findings, and balance of each split."""
+    from dataclasses import asdict
+
+    from tunesmith.prepare.audit import picture
+    from tunesmith.prepare.corpus import read_corpus
+
+    corpus = read_corpus(recipe.data, recipe.task, base=base, seed=recipe.seed)
+    return {
+        "ledger": asdict(corpus.ledger),
+        "findings": [asdict(finding) for finding in corpus.findings],
+        "files": dict(corpus.files),
+        "splits": picture(corpus),
+    }
+
+
+def view(recipe: Recipe, base: Path, *, split: str = "train", row: int = 0) -> dict[str, Any]:
+    """One row exactly as the model sees it: its texts, target and tokens."""
+    from tunesmith.pipeline import MOST_TOKENS
+    from tunesmith.prepare.corpus import read_corpus
+    from tunesmith.select.foundation import fit_tokenizer, open_foundation
+
+    corpus = read_corpus(recipe.data, recipe.task, base=base, seed=recipe.seed)
+    records = corpus.splits.get(split)
+    if not records:
+        raise UserError("--split", f"there is no split {split}", f"known: {', '.join(corpus.splits)}")
+    if row >= len(records):
+        raise UserError("--row", f"{split} has no row {row}", f"its rows are 0 to {len(records) - 1}")
+    foundation = open_foundation(recipe.model, base)
+    fit_tokenizer(foundation, corpus.task.auto_class(foundation.family))
+    most = min(foundation.card.context_tokens, recipe.data.max_tokens or MOST_TOKENS)
+    (example,) = corpus.task.encode([records[row]], foundation.tokenizer, most)
+    ids = [int(number) for number in example.columns["input_ids"]]
+    texts = foundation.tokenizer.convert_ids_to_tokens(ids)
+    return {
+        "split": split,
+        "row": row,
+        "where": records[row].where,
+        "inputs": dict(records[row].inputs),
+        "target": records[row].target,
+        "tokens": [{"id": number, "text": text} for number, text in zip(ids, texts, strict=True)],
+        "columns": {name: list(values) for name, values in example.columns.items() if name != "input_ids"},
+        "cut": example.cut,
+    }
+
+
+def rows(file: Path | str) -> Iterator[Mapping[str, Any]]:
+    """The rows of a data file by column, one after the other."""
+    from tunesmith.prepare.sources import read_source
+
+    return (row.fields for row in read_source(str(file), Path()))
+
+
+def open_predictor(run: Run | Path | str, *, base: str | None = None) -> "Predictor":
+    """The model of a run, or of an exported folder, ready to answer again and again.
+
+    base: an adapter's base model, where it is not the run's own, built in, or in the local cache.
+    """
+    from tunesmith import trained
+
+    return trained.open_predictor(_folder(run), base=base)
+
+
+def ask(model: "Predictor | Run | Path | str", rows: "Sequence[Row]", *, first: int = 1) -> "list[Answer]":
+    """An answer for each row, in order: a text, the texts of a pair, or texts by column.
+
+    first: the number of the first row in messages.
+    """
+    from tunesmith import trained
+
+    predictor = open_predictor(model) if isinstance(model, Run | Path | str) else model
+    return trained.ask(predictor, rows, first=first)
+
+
+def evaluate(run: Run | Path | str, data: Path | str | None = None) -> dict[str, Any]:
+    """How good the model of a run is on the rows in `data`, or on its own held-out rows as the run found it."""
+    opened = Run.open(_folder(run))
+    if data is None:
+        judged: dict[str, Any] | None = opened.read_json("evaluation.json")
+        if judged is None:
+            fix = f"go on with it: tunesmith run {quote(named(opened.folder))}"
+            raise UserError(named(opened.folder), "has not been judged", fix)
+        return judged
+    from tunesmith import trained
+
+    return trained.evaluate(opened, Path(data))
+
+
+def export(run: Run | Path | str, kind: str = "safetensors", *, out: Path | str | None = None) -> "Artifact":
+    """The model of a run in a standard format, in `out` or RUN/exports/KIND, proved to answer as it did."""
+    opened = Run.open(_folder(run))
+    from tunesmith import trained
+
+    return trained.export(opened, kind, out=None if out is None else Path(out))
+
+
+def serve(run: Run | Path | str, *, host: str = "127.0.0.1", port: int = 8000, base: str | None = None) -> None:
+    """Answers over HTTP until a signal comes. A key is read from the variable TUNESMITH_API_KEY."""
+    predictor = open_predictor(run, base=base)
+    from tunesmith.deploy import server
+
+    server.serve(predictor, host=host, port=port)
+
+
+def _folder(run: Run | Path | str) -> Path:
+    """The folder of a run or of an exported model. Raises UserError when it is neither."""
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    if not is_run(folder) and not (folder / "tunesmith.json").is_file():
+        raise UserError(named(folder), "holds no run", "`tunesmith list` shows the runs of a folder")
+    return folder

@@ -1,0 +1,102 @@
+"""`tunesmith show`: a run in a page of text, or a row as the model sees it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli.screen import emit, heading, say, say_table
+
+
+def show(
+    what: Annotated[Path, typer.Argument(metavar="RUN|RECIPE|DATA", help="Folder of a run, a recipe, or a data file.")],
+    row: Annotated[
+        int | None, typer.Option("--row", "-n", min=0, help="Show this row of the split, from 0, as tokens.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Split of the row: train, validation or test.")] = "train",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model whose tokens are shown, for a data file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a run did, or a row exactly as the model sees it.
+
+    \b
+    tunesmith show runs/tickets
+    tunesmith show recipe.yaml --row 7
+    tunesmith show tickets.csv --row 0 --model builtin:minilm
+    """
+    from tunesmith.run import is_run
+
+    if row is not None or not is_run(what):
+        view = _row(what, split, row or 0, model)
+        emit(view) if as_json else _say_row(view)
+    else:
+        facts = _facts(what)
+        emit(facts) if as_json else _say_run(facts)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    from tunesmith.cli.runs import summary
+    from tunesmith.run import Run
+
+    run = Run.open(folder)
+    names = ("model", "parameters", "evaluation", "cost", "deploy")
+    parts = {name: run.read_json(f"{name}.json") for name in names}
+    ledger = (run.read_json("audit.json") or {}).get("ledger")
+    return {
+        "summary": summary(folder),
+        "ledger": ledger,
+        **parts,
+        "report": str(run.report) if run.report.exists() else None,
+    }
+
+
+def _say_run(facts: dict[str, Any]) -> None:
+    summary = facts["summary"]
+    say(f"{summary['run']}: {summary['state']}", "bold")
+    say(f"task {summary['task']}, model {summary['model']}, method {summary['method']}")
+    if facts["ledger"]:
+        say("rows " + ", ".join(f"{way} {count}" for way, count in facts["ledger"]["ways"].items()))
+    if facts["parameters"]:
+        total, trainable = facts["parameters"]["total"], facts["parameters"]["trainable"]
+        say(f"parameters {total:,}, of which {trainable:,} were trained ({trainable / total:.2%})")
+    judged = facts["evaluation"]
+    if judged:
+        heading(judged.get("verdict", "evaluation"))
+        say_scores(judged)
+    for artifact in facts["deploy"] or []:
+        say(f"artefact {artifact['kind']}: {artifact['folder']} ({artifact['bytes'] / 1e6:.1f} MB)")
+    if facts["report"]:
+        say(f"report {facts['report']}")
+
+
+def say_scores(judged: dict[str, Any]) -> None:
+    """Prints the metrics of an evaluation, and of the baselines beside them."""
+    baselines = judged.get("baselines") or []
+    columns = ["metric", "value", "from", "to", *(baseline.get("label", baseline["name"]) for baseline in baselines)]
+    rows = [
+        [name, value.get("value"), value.get("low"), value.get("high")]
+        + [baseline["metrics"].get(name, {}).get("value") for baseline in baselines]
+        for name, value in judged["metrics"].items()
+    ]
+    say_table(columns, rows)
+
+
+def _row(what: Path, split: str, row: int, model: str | None) -> dict[str, Any]:
+    from tunesmith import api
+    from tunesmith.cli.starter import recipe_of
+
+    recipe, base = recipe_of(what, model=model)
+    return api.view(recipe, base, split=split, row=row)
+
+
+def _say_row(view: dict[str, Any]) -> None:
+    say(f"{view['split']} row {view['row']} ({view['where']})", "bold")
+    for name, text in view["inputs"].items():
+        say(f"{name}: {text}")
+    say(f"target: {view['target']}")
+    say(f"{len(view['tokens'])} tokens" + (f", {view['cut']} cut" if view["cut"] else ""))
+    say_table(
+        ("place", "id", "token"), ((place, token["id"], token["text"]) for place, token in enumerate(view["tokens"]))
+    )

@@ -1,0 +1,119 @@
+"""A recipe made by looking at a data file, and the recipe that a path on the command line stands for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import UserError, named, nearest, shown
+from tunesmith.prepare.detect import detect
+from tunesmith.recipe_yaml import write_value
+
+if TYPE_CHECKING:
+    from tunesmith.recipe import Recipe
+
+MODEL = "builtin:minilm"
+RECIPE_ENDINGS = (".yaml", ".yml")
+ENOUGH_TO_TEST = 50
+"""Rows from which a part is kept back for the final score."""
+TEXT = """\
+# yaml-language-server: $schema=recipe.schema.json
+# Made by looking at {data}:
+{notes}
+# Everything not written here has a default; `tunesmith schema` lists all keys, and the run keeps them resolved.
+
+model: {model}  # a hub id such as org/name, a folder, or builtin:minilm
+
+task:
+  kind: {kind}
+{options}
+
+data:
+  train: {train}  # a file, a folder, hub:NAME, or a list of these
+  validation: 0.1  # share held out to watch training, or a file of its own
+  test: {test}  # share held out for the final score, or a file of its own
+  # group: customer_id  # rows with equal values here never cross a split
+  # on_bad_row: skip  # leave out rows that cannot be used, and count them
+
+method: full  # or {{kind: lora, rank: 8}}: small files, less memory
+
+train:
+  epochs: 3
+  # batch_size: 16
+  # learning_rate: 5e-5  # the method's own when left out
+
+deploy: [auto]  # what suits the method; or safetensors, adapter
+
+# seed: 0
+"""
+
+
+@dataclass(frozen=True)
+class Starter:
+    """What a recipe for a data file says. options: the task's. notes: what was seen and why it was read so."""
+
+    data: Path
+    model: str
+    kind: str
+    options: Mapping[str, Any]
+    rows: int
+    notes: tuple[str, ...]
+
+    @property
+    def test(self) -> float:
+        return 0.2 if self.rows >= ENOUGH_TO_TEST else 0.0
+
+    def values(self, *, divided: bool = True) -> dict[str, Any]:
+        """The recipe as plain values, for the working directory. divided: whether rows are held out."""
+        shares = {"validation": 0.1, "test": self.test} if divided else {"validation": 0.0, "test": 0.0}
+        task = {"kind": self.kind, **self.options}
+        return {"model": self.model, "task": task, "data": {"train": str(self.data), **shares}}
+
+    def text(self, out: Path) -> str:
+        """The recipe as commented YAML, for the file `out`."""
+        from tunesmith.recipe import moved_path
+
+        return TEXT.format(
+            data=named(self.data.name),
+            notes="\n".join(f"#   {note}" for note in self.notes),
+            model=write_value(self.model),
+            kind=self.kind,
+            options="\n".join(f"  {key}: {write_value(value)}" for key, value in self.options.items()),
+            train=write_value(moved_path(str(self.data), Path(), out.parent)),
+            test=f"{self.test:g}",
+        )
+
+
+def look(data: Path, *, model: str | None = None, task: str | None = None) -> Starter:
+    """A starter for the rows in `data`. Raises UserError for data that cannot be read or learned from."""
+    from tunesmith.tasks import TASKS
+
+    if task is not None and task not in TASKS and ":" not in task:
+        raise UserError(f"--task {shown(task)}", "is not known", nearest(task, TASKS))
+    if data.suffix in RECIPE_ENDINGS:
+        raise UserError(named(data), "is a recipe, not data", f"run it: tunesmith run {named(data)}")
+    found = detect(data)
+    options, notes = dict(found.options), found.notes
+    if task is not None and task != found.kind:
+        notes = (*notes, f"task: {task}, as you say, instead of {found.kind}")
+        options = _as_kind(options, task)
+    return Starter(data, model or MODEL, task or found.kind, options, found.rows, notes)
+
+
+def _as_kind(options: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The same columns under the names that another kind of task has for them."""
+    answer = options.get("label", options.get("target"))
+    texts = {key: value for key, value in options.items() if key in ("text", "text_b")}
+    return {**texts, "target" if kind == "regression" else "label": answer}
+
+
+def recipe_of(what: Path, *, model: str | None = None) -> "tuple[Recipe, Path]":
+    """The recipe that a run's folder, a recipe or a data file stands for, and where its relative paths start."""
+    from tunesmith.recipe import load_recipe, recipe_from
+    from tunesmith.run import is_run
+
+    path = what / "recipe.yaml" if is_run(what) else what
+    if path.suffix in RECIPE_ENDINGS:
+        settings = [] if model is None else [f"model.name={write_value(model)}"]
+        return load_recipe(path, settings), path.parent
+    return recipe_from(look(what, model=model).values(divided=False), named(what)), Path()

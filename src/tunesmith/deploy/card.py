@@ -1,0 +1,147 @@
+"""The model card: what the artefact is, how to load it without tunesmith, what was measured, and what was not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from tunesmith.deploy.parcel import Parcel
+
+PIPELINES = {"AutoModelForSequenceClassification": "text-classification"}
+SHOWN_LABELS = 100
+
+
+def model_card(kind: str, parcel: Parcel) -> str:
+    """The card as markdown with a YAML head. Nothing in it that came from data can act as markup."""
+    facts, card = parcel.facts, parcel.foundation.card
+    evaluation: Mapping[str, Any] = facts.get("evaluation") or {}
+    parts = [
+        _head(kind, parcel, evaluation),
+        f"# {inert(facts.get('name') or 'tuned model')}\n",
+        f"{inert(card.name)}, a {card.family} model ({inert(card.model_type)}), fine-tuned with tunesmith: "
+        f"task `{_code(parcel.task_spec['kind'])}`, method `{_code(facts['method']['kind'])}`.\n",
+        "## Use\n\n" + _usage(kind, parcel),
+        _labels(parcel),
+        "## Data\n\n" + _data(facts),
+        "## Results\n\n" + _results(evaluation),
+        "## Limits\n\n"
+        "Measured on the rows named above and on nothing else. Not measured: what the model forgot, how it treats "
+        "groups of people, how it bears noise and attacks, and how well its probabilities are calibrated. Rows longer "
+        f"than {parcel.max_tokens} tokens are cut.\n",
+        "## Made with\n\n" + _made(facts),
+    ]
+    return "\n".join(parts)
+
+
+def inert(text: object) -> str:
+    """`text` on one line, with everything that markdown or HTML could act on escaped."""
+    plain = "".join(c if c.isprintable() else " " for c in str(text))
+    plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{c}" if c in "\\`*_[]()#!|~{}" else c for c in plain)
+
+
+def _code(text: object) -> str:
+    """`text` for use inside backticks."""
+    return "".join(c if c.isprintable() and c != "`" else " " for c in str(text))
+
+
+def _head(kind: str, parcel: Parcel, evaluation: Mapping[str, Any]) -> str:
+    facts, card = parcel.facts, parcel.foundation.card
+    head: dict[str, Any] = {
+        "license": facts.get("licence") or card.licence or "unknown",
+        "base_model": parcel.foundation.portable_name,
+        "library_name": "peft" if kind == "adapter" else "transformers",
+        "pipeline_tag": PIPELINES.get(parcel.auto_class),
+        "tags": ["tunesmith", str(parcel.task_spec["kind"]), str(facts["method"]["kind"])],
+        "language": list(card.languages) or None,
+    }
+    main = evaluation.get("main")
+    if main and evaluation["metrics"][main]["value"] is not None:
+        result = {
+            "task": {"type": PIPELINES.get(parcel.auto_class) or "other"},
+            "dataset": {"name": ", ".join(facts.get("files") or {}) or "own data", "type": "private"},
+            "metrics": [{"type": main, "value": round(evaluation["metrics"][main]["value"], 6)}],
+        }
+        head["metrics"] = [main]
+        head["model-index"] = [{"name": facts.get("name") or "tuned model", "results": [result]}]
+    kept = {key: value for key, value in head.items() if value is not None}
+    return f"---\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _usage(kind: str, parcel: Parcel) -> str:
+    auto = parcel.auto_class
+    if kind == "adapter":
+        loading = (
+            f"from peft import PeftModel\nfrom transformers import AutoConfig, {auto}, AutoTokenizer\n\n"
+            'folder = "path/to/this/folder"\n'
+            f'base = "{_code(parcel.foundation.portable_name)}"\n'
+            f"model = {auto}.from_pretrained(base, config=AutoConfig.from_pretrained(folder))\n"
+            "model = PeftModel.from_pretrained(model, folder).eval()\n"
+        )
+    else:
+        loading = (
+            f"from transformers import {auto}, AutoTokenizer\n\n"
+            'folder = "path/to/this/folder"\n'
+            f"model = {auto}.from_pretrained(folder).eval()\n"
+        )
+    return (
+        f"```python\n{loading}tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        f'inputs = tokenizer("some text", truncation=True, max_length={parcel.max_tokens}, return_tensors="pt")\n'
+        "print(model(**inputs).logits, model.config.id2label)\n```\n\n"
+        "Outputs are "
+        + ("numbers in the units of the data.\n" if _is_regression(parcel) else "scores before softmax or sigmoid.\n")
+    )
+
+
+def _is_regression(parcel: Parcel) -> bool:
+    return parcel.task.head().get("problem_type") == "regression"
+
+
+def _labels(parcel: Parcel) -> str:
+    names = list(parcel.task.head()["id2label"].values())
+    shown = ", ".join(f"`{_code(name)}`" for name in names[:SHOWN_LABELS])
+    more = f" and {len(names) - SHOWN_LABELS} more" if len(names) > SHOWN_LABELS else ""
+    return f"Outputs in order: {shown}{more}.\n"
+
+
+def _data(facts: Mapping[str, Any]) -> str:
+    ways = ", ".join(f"{count} {inert(way)}" for way, count in (facts.get("ways") or {}).items())
+    files = "".join(
+        f"- `{_code(name)}`, sha256 `{_code(digest)}`\n" for name, digest in (facts.get("files") or {}).items()
+    )
+    return f"Rows: {ways or 'not recorded'}.\n\n{files}"
+
+
+def _results(evaluation: Mapping[str, Any]) -> str:
+    if not evaluation:
+        return "Not measured.\n"
+    rows = [
+        f"{inert(evaluation['verdict'])}.\n",
+        "| what | " + f"{inert(evaluation['main'])} | difference, p |",
+        "|---|---|---|",
+    ]
+    level = f"{evaluation['level']:.0%}"
+    rows.append(f"| this model | {_interval(evaluation['metrics'][evaluation['main']])} | |")
+    for other in evaluation["baselines"]:
+        p = other["p_value"]
+        gap = f"{_interval(other['difference'])}, p = {'–' if p is None else f'{p:.3g}'}"
+        rows.append(f"| {inert(other['label'])} | {_interval(other['metrics'][evaluation['main']])} | {gap} |")
+    others = ", ".join(
+        f"{inert(name)} {entry['value']:.4g}"
+        for name, entry in evaluation["metrics"].items()
+        if name != evaluation["main"] and entry["value"] is not None
+    )
+    return "\n".join(rows) + f"\n\nIntervals at {level}, from resampling rows. Other metrics: {others or 'none'}.\n"
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    if entry.get("value") is None:
+        return "not defined"
+    if entry.get("low") is None:
+        return f"{entry['value']:.3f}"
+    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+def _made(facts: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{_code(name)} {_code(version)}" for name, version in (facts.get("packages") or {}).items())
+    return f"{packages}. Recipe sha256 `{_code(facts.get('recipe_sha256'))}`.\n"

@@ -1,0 +1,89 @@
+"""Standard artefacts, written whole or not at all, and only when a fresh process gets the same answers from them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from tunesmith import commit
+from tunesmith.contracts import Artifact
+from tunesmith.deploy import EXPORTERS
+from tunesmith.deploy.card import model_card
+from tunesmith.deploy.parcel import Parcel
+from tunesmith.deploy.parity import check_parity
+from tunesmith.errors import CheckFailed, UserError
+
+NOTE = "tunesmith.json"
+FORMAT = 1
+Writer = Callable[[Parcel, Path], None]
+
+
+def export(kind: str, parcel: Parcel, target: Path, *, verify: bool = True) -> Artifact:
+    """The artefact of this kind in `target`; what stood there before stays until the new one has proved itself.
+
+    Exporting "safetensors" from an adapter method merges the adapter, and the model is used up.
+    Raises CheckFailed when weights are not finite or a fresh process gets other outputs.
+    """
+    write: Writer = EXPORTERS.load(kind)
+    parity = {}
+
+    def fill(folder: Path) -> None:
+        _refuse_broken(parcel.model)
+        write(parcel, folder)
+        parcel.foundation.tokenizer.save_pretrained(folder)
+        (folder / NOTE).write_text(json.dumps(_note(kind, parcel), indent=1, ensure_ascii=False) + "\n")
+        (folder / "README.md").write_text(model_card(kind, parcel), encoding="utf-8")
+        if verify:
+            parity.update(check_parity(folder, kind, parcel))
+
+    manifest = commit.commit_folder(target, fill, facts={"kind": kind}, replace=True)
+    return Artifact(kind, target, sum(int(entry["size"]) for entry in manifest.files.values()), parity)
+
+
+def write_full(parcel: Parcel, folder: Path) -> None:
+    """A full model as `save_pretrained` writes it; adapters are merged into it."""
+    merged = parcel.method.merge(parcel.model)
+    _refuse_broken(merged)
+    merged.save_pretrained(folder)
+
+
+def write_adapter(parcel: Parcel, folder: Path) -> None:
+    """An adapter and the task's head as PEFT writes them, with the configuration that the base is to be loaded with."""
+    model = parcel.model
+    if not isinstance(model, PeftModel):
+        raise UserError("deploy.formats", "there is no adapter to write", "use safetensors")
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = parcel.foundation.portable_name
+    config.revision = parcel.foundation.card.revision
+    config.inference_mode = True
+    model.save_pretrained(str(folder), safe_serialization=True)
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    base.config.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT leaves an empty form
+
+
+def _refuse_broken(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckFailed(f"the weights {name} hold values that are not finite; nothing was exported")
+
+
+def _note(kind: str, parcel: Parcel) -> dict[str, object]:
+    """What tunesmith itself needs to load the artefact again."""
+    card = parcel.foundation.card
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "task": dict(parcel.task_spec),
+        "family": str(card.family),
+        "auto_class": parcel.auto_class,
+        "base": parcel.foundation.portable_name,
+        "base_revision": card.revision,
+        "base_sha256": card.weights_sha256,
+        "max_tokens": parcel.max_tokens,
+    }

@@ -1,0 +1,43 @@
+"""What an export is made of, and what it must answer to be shipped."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from tunesmith.batch import Encoded, Padding
+from tunesmith.contracts import Foundation, Method, Record, Task
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Rows with the outputs, [N, ...], that every export must give again."""
+
+    data: Encoded
+    padding: Padding
+    outputs: NDArray[np.float64]
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A tuned model whose outputs are in the user's units, with all that must travel along.
+
+    task_spec: the task's kind and options, as a recipe writes them. facts: what the model card tells of the run.
+    """
+
+    model: nn.Module
+    method: Method
+    foundation: Foundation
+    task: Task
+    task_spec: Mapping[str, Any]
+    max_tokens: int
+    golden: Golden
+    facts: Mapping[str, Any]
+
+    @property
+    def auto_class(self) -> str:
+        return self.task.auto_class(self.foundation.family)

@@ -1,0 +1,203 @@
+"""A small HTTP server for one model: typed JSON, bounded in every direction, closed to the outside by default."""
+
+import asyncio
+import hmac
+import json
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tunesmith.deploy.predictor import Predictor
+from tunesmith.errors import MissingExtra, UserError
+
+try:
+    from fastapi import FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from pydantic import BaseModel, ConfigDict, Field
+except ModuleNotFoundError as missing:
+    raise MissingExtra("tunesmith serve", "serve") from missing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+MOST_ROWS = 256
+MOST_CHARACTERS = 100_000
+MOST_BYTES = 8_000_000
+WAITING = 16
+"""Requests that may wait for the model; more are turned away at once."""
+KEY_VARIABLE = "TUNESMITH_API_KEY"
+OPEN_PATHS = ("/live", "/ready")
+GRACE_SECONDS = 30
+Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
+
+
+class Question(BaseModel):
+    """Texts, or rows by column name, to be answered in order."""
+
+    model_config = ConfigDict(extra="forbid")
+    inputs: Annotated[list[Text | dict[str, Text]], Field(min_length=1, max_length=MOST_ROWS)]
+
+
+class Answered(BaseModel):
+    """value: a label, a list of labels, a number, or numbers by target. scores: probability by label."""
+
+    value: str | float | list[str] | dict[str, float]
+    scores: dict[str, float]
+
+
+class Answers(BaseModel):
+    """One answer an input."""
+
+    model: str
+    answers: list[Answered]
+
+
+def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
+    """The application. key: what callers must send as `Authorization: Bearer KEY`."""
+    engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+    state = {"ready": False, "waiting": 0}
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> "AsyncIterator[None]":
+        probe = dict.fromkeys(predictor.task.inputs, "ready?")
+        await asyncio.get_running_loop().run_in_executor(engine, predictor.ask, [probe])
+        state["ready"] = True
+        yield
+        state["ready"] = False
+        engine.shutdown(wait=True, cancel_futures=True)
+
+    app = FastAPI(title="tunesmith", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
+    app.add_middleware(_Gate, key=key)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        return _refusal(422, f"{place or 'body'}: {first['msg']}")
+
+    @app.get("/live")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        return JSONResponse({"ready": state["ready"]}, status_code=200 if state["ready"] else 503)
+
+    @app.get("/v1/info")
+    async def info() -> dict[str, Any]:
+        return {
+            "model": predictor.name,
+            "columns": list(predictor.task.inputs),
+            "outputs": list(predictor.task.head()["id2label"].values()),
+            "max_tokens": predictor.max_tokens,
+        }
+
+    @app.post("/v1/predict", response_model=Answers)
+    async def predict(question: Question) -> Any:
+        if state["waiting"] >= WAITING:
+            return _refusal(429, "the queue is full", {"Retry-After": "1"})
+        rows: Sequence[dict[str, str]] = [
+            {predictor.task.inputs[0]: row} if isinstance(row, str) else row for row in question.inputs
+        ]
+        state["waiting"] += 1
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(engine, predictor.ask, rows)
+        except UserError as error:
+            return _refusal(422, str(error))
+        finally:
+            state["waiting"] -= 1
+        answers = [{"value": answer.value, "scores": dict(answer.scores)} for answer in found]
+        return {"model": predictor.name, "answers": answers}
+
+    return app
+
+
+def serve(predictor: Predictor, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Answers on host and port until a signal comes; requests that were accepted are finished first.
+
+    Raises UserError for an address that others can reach without a key in TUNESMITH_API_KEY.
+    """
+    import uvicorn
+
+    key = os.environ.get(KEY_VARIABLE) or None
+    if key is None and not _is_loopback(host):
+        raise UserError(f"--host {host}", "others could reach it", f"set a key in {KEY_VARIABLE}, or use 127.0.0.1")
+    app = create_app(predictor, key=key)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        limit_concurrency=4 * WAITING,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        h11_max_incomplete_event_size=16_384,
+        server_header=False,
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": {"message": message}}, status_code=status, headers=headers)
+
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class _Gate:
+    """Turns away callers without the key and bodies that are too large, before anything reads them."""
+
+    def __init__(self, app: Any, key: str | None) -> None:
+        self.app, self.key = app, key
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if self.key is not None and scope["path"] not in OPEN_PATHS and not self._knows(headers):
+            await _send(send, 401, "the key is missing or wrong")
+            return
+        said = headers.get(b"content-length", b"0")
+        if not said.isdigit() or int(said) > MOST_BYTES:
+            await _send(send, 413, f"a body may have {MOST_BYTES} bytes")
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MOST_BYTES:
+                await _send(send, 413, f"a body may have {MOST_BYTES} bytes")
+                return
+        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, replay, send)
+
+    def _knows(self, headers: dict[bytes, bytes]) -> bool:
+        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        return hmac.compare_digest(given, (self.key or "").encode())
+
+
+async def _send(send: Send, status: int, message: str) -> None:
+    body = json.dumps({"error": {"message": message}}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

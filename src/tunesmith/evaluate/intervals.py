@@ -1,0 +1,93 @@
+"""How sure a score is, and whether two systems really differ on the same rows."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.contracts import Interval, Predictions
+from tunesmith.evaluate.metrics import Metric
+
+
+def bootstrap(predictions: Predictions, metric: Metric, *, resamples: int, level: float, seed: int) -> Interval:
+    """The metric with its percentile bootstrap interval over rows (Efron and Tibshirani 1993, chapter 13).
+
+    Resamples on which the metric is not defined are left out; the limits are NaN when none is left.
+    """
+    value = metric(predictions)
+    means = _row_values(predictions, metric)
+    found = np.array(
+        [
+            metric(predictions.take(index)) if means is None else means[index].mean()
+            for index in _draws(len(predictions), resamples, seed)
+        ]
+    )
+    return _interval(value, found, level)
+
+
+def difference(a: Predictions, b: Predictions, metric: Metric, *, resamples: int, level: float, seed: int) -> Interval:
+    """metric(a) - metric(b) with the percentile interval of the paired bootstrap: the same rows drawn for both."""
+    found = np.array([metric(a.take(index)) - metric(b.take(index)) for index in _draws(len(a), resamples, seed)])
+    return _interval(metric(a) - metric(b), found, level)
+
+
+def paired_test(a: Predictions, b: Predictions, metric: Metric, *, permutations: int, seed: int) -> float:
+    """p value, two-sided, for a and b being equally good: approximate randomisation (Noreen 1989, section 2A).
+
+    In each permutation every row's two answers change sides with probability one half.
+    """
+    observed = abs(metric(a) - metric(b))
+    if math.isnan(observed):
+        return math.nan
+    generator = np.random.default_rng(seed)
+    extreme = 0
+    for _ in range(permutations):
+        swap = generator.random(len(a)) < 0.5
+        found = abs(metric(_mixed(a, b, swap)) - metric(_mixed(b, a, swap)))
+        extreme += found >= observed - 1e-12
+    return (extreme + 1) / (permutations + 1)
+
+
+def smallest_detectable(rows: int, accuracy: float) -> float | None:
+    """The smallest gain in accuracy that a test of this size would find 4 times in 5 at the 5 % level.
+
+    Two independent proportions: (z_0.975 + z_0.8) * sqrt(2 p (1 - p) / n) (Fleiss, Levin and Paik 2003, section 4.3).
+    A paired test can find less. None without rows.
+    """
+    if rows == 0:
+        return None
+    spread = max(accuracy * (1 - accuracy), 1 / (4 * rows))
+    return (1.959964 + 0.841621) * math.sqrt(2 * spread / rows)
+
+
+def _draws(rows: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """Row numbers of each resample, [resamples, rows]."""
+    return np.random.default_rng(seed).integers(0, max(rows, 1), size=(resamples, rows))
+
+
+def _interval(value: float, found: NDArray[np.float64], level: float) -> Interval:
+    defined = found[~np.isnan(found)]
+    if not len(defined):
+        return Interval(value, math.nan, math.nan, level)
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), level)
+
+
+def _row_values(predictions: Predictions, metric: Metric) -> NDArray[np.float64] | None:
+    """Values a row whose mean is the metric, where there are such: a fast way to the same interval."""
+    if metric.name == "accuracy" and predictions.gold.ndim == 1:
+        return np.asarray(predictions.gold == predictions.answers, dtype=np.float64)
+    if metric.name in ("mae", "mse"):
+        error: NDArray[np.float64] = np.abs(predictions.answers - predictions.gold)
+        return np.asarray((error if metric.name == "mae" else error**2).mean(axis=1))
+    return None
+
+
+def _mixed(a: Predictions, b: Predictions, swap: NDArray[np.bool_]) -> Predictions:
+    """a's answers, but b's where `swap` is set."""
+    pick = swap[:, None] if a.answers.ndim == 2 else swap
+    scores = None
+    if a.scores is not None and b.scores is not None:
+        scores = np.where(swap[:, None], b.scores, a.scores)
+    return replace(a, answers=np.where(pick, b.answers, a.answers), scores=scores)

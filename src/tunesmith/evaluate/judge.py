@@ -1,0 +1,149 @@
+"""The verdict on a tuned model: its scores with intervals, beside simple models on the same rows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tunesmith.contracts import Interval, Predictions, Record, Task
+from tunesmith.evaluate import BASELINES, METRICS
+from tunesmith.evaluate.intervals import bootstrap, difference, paired_test, smallest_detectable
+from tunesmith.evaluate.labels import confusion, per_class
+from tunesmith.evaluate.metrics import Metric, measure
+from tunesmith.evaluate.options import EvaluateOptions
+
+FEW_ROWS = 30
+"""Below this an interval from resampling says little."""
+SIGNIFICANT = 0.05
+NAMES = {
+    "majority": "most frequent label",
+    "mean": "mean of the training rows",
+    "tfidf_logistic": "TF-IDF + logistic regression",
+    "tfidf_ridge": "TF-IDF + ridge regression",
+}
+
+
+def judge(
+    predictions: Predictions,
+    task: Task,
+    *,
+    splits: Mapping[str, Sequence[Record]],
+    split: str,
+    options: EvaluateOptions,
+    seed: int,
+) -> dict[str, Any]:
+    """What `evaluation.json` holds: every metric, the main one's interval, tables, baselines and a verdict."""
+    metric: Metric = METRICS.load(task.metrics[0])
+    main = bootstrap(predictions, metric, resamples=options.resamples, level=options.level, seed=seed)
+    metrics: dict[str, dict[str, Any]] = {
+        name: {"value": value} for name, value in measure(predictions, task.metrics).items()
+    }
+    metrics[metric.name] = _plain(main)
+    labelled = predictions.scores is not None
+    judged = baselines(predictions, task, splits=splits, split=split, options=options, seed=seed)
+    found: dict[str, Any] = {
+        "split": split,
+        "rows": len(predictions),
+        "main": metric.name,
+        "level": options.level,
+        "higher_is_better": metric.higher_is_better,
+        "metrics": metrics,
+        "confusion": confusion(predictions) if labelled else None,
+        "per_class": per_class(predictions) if labelled else None,
+        "baselines": judged,
+        "better_baseline": _best(judged, metric),
+        "detectable": smallest_detectable(len(predictions), main.value) if metric.name == "accuracy" else None,
+    }
+    return {**found, "verdict": verdict(found)}
+
+
+def baselines(
+    predictions: Predictions,
+    task: Task,
+    *,
+    splits: Mapping[str, Sequence[Record]],
+    split: str,
+    options: EvaluateOptions,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Each of the task's baselines, trained on the training rows and judged on the same rows as the model."""
+    if not options.baselines or split == "train":
+        return []
+    train, rows = splits["train"], splits[split]
+    known = task.predictions(np.zeros((len(train), len(predictions.labels))), train)
+    texts, asked = [record.text for record in train], [record.text for record in rows]
+    metric: Metric = METRICS.load(task.metrics[0])
+    judged = []
+    for name in task.baselines:
+        theirs = BASELINES.load(name)(texts, known, asked, predictions)
+        gap = difference(predictions, theirs, metric, resamples=options.resamples, level=options.level, seed=seed)
+        p_value = paired_test(predictions, theirs, metric, permutations=options.resamples, seed=seed)
+        judged.append(
+            {
+                "name": name,
+                "label": NAMES.get(name, name),
+                "metrics": {
+                    **{key: {"value": value} for key, value in measure(theirs, task.metrics).items()},
+                    metric.name: _plain(
+                        bootstrap(theirs, metric, resamples=options.resamples, level=options.level, seed=seed)
+                    ),
+                },
+                "difference": _plain(gap),
+                "p_value": _number(p_value),
+            }
+        )
+    return judged
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """One honest sentence: the score, how sure it is, and whether it beats the better baseline."""
+    name, main = found["main"], found["metrics"][found["main"]]
+    if main["value"] is None:
+        return f"{name} is not defined on these {found['rows']} rows"
+    said = f"{name} {_shown(main)} on {found['rows']} {found['split']} rows"
+    better = next((row for row in found["baselines"] if row["name"] == found["better_baseline"]), None)
+    if better is not None and better["difference"]["value"] is not None:
+        gap, p = better["difference"], better["p_value"]
+        gain = gap["value"] if found["higher_is_better"] else -gap["value"]
+        limits = [value if found["higher_is_better"] else -value for value in (gap["low"], gap["high"])]
+        shown = f"{abs(gain):.3f} [{min(limits):.3f}, {max(limits):.3f}]"
+        if gain > 0 and p is not None and p < SIGNIFICANT:
+            said += f"; better than {better['label']} by {shown} (p = {p:.3g})"
+        elif gain < 0 and p is not None and p < SIGNIFICANT:
+            said += f"; WORSE than {better['label']} by {abs(gain):.3f} (p = {p:.3g})"
+        else:
+            said += (
+                f"; not shown to be better than {better['label']} (p = {'not defined' if p is None else f'{p:.2g}'})"
+            )
+    if found["split"] == "validation":
+        said += "; these rows also chose when to stop, so the score is a little too good"
+    if found["split"] == "train":
+        said += "; these are the training rows, so the score says nothing about new ones"
+    if found["rows"] < FEW_ROWS:
+        said += f"; fewer than {FEW_ROWS} rows, so the interval itself is unsure"
+    return said
+
+
+def _best(judged: Sequence[Mapping[str, Any]], metric: Metric) -> str | None:
+    sign = 1 if metric.higher_is_better else -1
+    scored = [
+        (sign * row["metrics"][metric.name]["value"], row["name"])
+        for row in judged
+        if row["metrics"][metric.name]["value"] is not None
+    ]
+    return max(scored)[1] if scored else (judged[0]["name"] if judged else None)
+
+
+def _plain(interval: Interval) -> dict[str, float | None]:
+    return {"value": _number(interval.value), "low": _number(interval.low), "high": _number(interval.high)}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _shown(interval: Mapping[str, float | None]) -> str:
+    if interval["value"] is None or interval["low"] is None or interval["high"] is None:
+        return f"{interval['value']:.3f}" if interval["value"] is not None else "not defined"
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"

@@ -1,0 +1,377 @@
+"""A run from recipe to report, in the six stages that fine-tuning has."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from tunesmith.batch import Column, Encoded, Padding, encoded
+from tunesmith.commit import write_file
+from tunesmith.contracts import Adapted, Answer, Artifact, Corpus, Family, Foundation, Predictions, Record, Task
+from tunesmith.deploy.export import export
+from tunesmith.deploy.parcel import Golden, Parcel
+from tunesmith.errors import UserError
+from tunesmith.evaluate import METRICS
+from tunesmith.evaluate.judge import judge
+from tunesmith.evaluate.metrics import measure
+from tunesmith.forward import Inference, all_outputs
+from tunesmith.prepare.audit import picture
+from tunesmith.prepare.corpus import read_corpus
+from tunesmith.prepare.encode import encode_corpus, lengths
+from tunesmith.recipe import Recipe
+from tunesmith.report.page import write as write_report
+from tunesmith.run import Run, environment
+from tunesmith.select.foundation import fit_tokenizer, open_foundation, supported
+from tunesmith.select.load import load_model, parameter_counts
+from tunesmith.train.journal import read_journal
+from tunesmith.train.loop import Course
+from tunesmith.train.plan import choose_precision, make_plan
+from tunesmith.train.signals import Wish, stop_wish
+from tunesmith.training import Outcome, Session, Teller, cost, train
+from tunesmith.world import World, alone, joined
+
+MOST_TOKENS = 512
+"""Longest row by default, where the model could take more: cost grows with the square of the length."""
+GOLDEN_ROWS = 64
+
+
+class Screen(Teller, Protocol):
+    """Who is told how the run goes."""
+
+    def stage(self, name: str, what: str) -> None:
+        """A stage begins."""
+
+
+@dataclass(frozen=True)
+class House:
+    """What all stages share: the recipe, the run's folder, where its relative paths start, the world, the screen."""
+
+    recipe: Recipe
+    run: Run
+    base: Path
+    world: World
+    screen: Screen
+    wish: Wish
+
+    def keep(self, name: str, data: Any) -> None:
+        """Writes a JSON file of the run, on the main process."""
+        if self.world.main:
+            self.run.write_json(name, data)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows, encoded for the model, and the longest row in tokens."""
+
+    corpus: Corpus
+    encoded: Mapping[str, Encoded]
+    padding: Padding
+    max_tokens: int
+
+
+def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
+    """Walks the six stages and returns the run's folder; goes on where an earlier call on that folder stopped.
+
+    base: where the recipe's relative paths start. Raises the errors of `tunesmith.errors`.
+    """
+    with _house(recipe, folder, base, screen) as house:
+        if house.run.state == "complete":
+            screen.say(f"{folder} is complete; nothing is left to do")
+            return folder
+        began = time.monotonic()
+        foundation = select(house)
+        prepared = prepare(house, foundation)
+        adapted, task = adapt(house, foundation, prepared)
+        tune(house, prepared, adapted, task)
+        evaluate(house, prepared, adapted, task)
+        deploy(house, foundation, prepared, adapted, task)
+        finish(house, time.monotonic() - began)
+    return folder
+
+
+@contextmanager
+def _house(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Iterator[House]:
+    with joined() as world, stop_wish() as wish:
+        torch.use_deterministic_algorithms(recipe.train.deterministic)
+        if world.main:
+            opened = Run.create_or_open(folder, recipe, base)
+            with opened.lock():
+                if opened.state != "complete":
+                    opened.write_json("environment.json", {**environment(), "started": _now()})
+                world.barrier()
+                yield House(recipe, opened, base, world, screen, wish)
+        else:
+            world.barrier()
+            yield House(recipe, Run.open(folder), base, world, screen, wish)
+
+
+def select(house: House) -> Foundation:
+    """The pre-trained model without its weights; refuses one that has no head for the task."""
+    house.screen.stage("select", house.recipe.model.name)
+    foundation = open_foundation(house.recipe.model, house.base)
+    card, task = foundation.card, house.recipe.task
+    if foundation.family not in task.families:
+        raise UserError("task", f"cannot use {foundation.family} models such as {card.name}", "choose another model")
+    supported(foundation, task.auto_class(foundation.family))
+    fit_tokenizer(foundation, task.auto_class(foundation.family))
+    house.screen.say(
+        f"{card.name}: {card.family} ({card.model_type}), {card.parameters / 1e6:.1f} M parameters, "
+        f"{card.context_tokens} tokens of context, licence {card.licence or 'not stated'}"
+    )
+    house.keep("model.json", {"card": asdict(card), "notes": []})
+    return foundation
+
+
+def prepare(house: House, foundation: Foundation) -> Prepared:
+    """The rows, validated, split and encoded."""
+    data, run = house.recipe.data, house.run
+    house.screen.stage("prepare", _sources(house.recipe))
+    corpus = read_corpus(data, house.recipe.task, base=house.base, seed=house.recipe.seed)
+    ways = ", ".join(f"{count} {way}" for way, count in corpus.ledger.ways.items())
+    house.screen.say(f"{sum(corpus.ledger.read.values())} rows read: {ways}")
+    most = min(foundation.card.context_tokens, data.max_tokens or MOST_TOKENS)
+    cache = run.folder.parent / ".cache" if data.cache else None
+    rows = encode_corpus(corpus, foundation.tokenizer, most, cache=cache, world=house.world)
+    measured = lengths(rows)
+    for split, facts in measured.items():
+        if facts["cut_rows"]:
+            house.screen.say(
+                f"{split}: {facts['cut_rows']} rows are longer than {most} tokens and lose {facts['cut_tokens']}"
+            )
+    for finding in corpus.findings:
+        if finding.severity != "info":
+            house.screen.say(f"{finding.severity}: {finding.message}")
+    shown = picture(corpus)
+    audit = {
+        "ledger": asdict(corpus.ledger),
+        "findings": [asdict(finding) for finding in corpus.findings],
+        "files": dict(corpus.files),
+        "fingerprint": corpus.fingerprint,
+        "splits": {split: {**facts, "tokens": measured[split]} for split, facts in shown.items()},
+        "max_tokens": most,
+    }
+    house.keep("audit.json", audit)
+    if house.world.main:
+        lines = (json.dumps(row, ensure_ascii=False) for row in corpus.skipped)
+        write_file(run.ledger, "".join(f"{line}\n" for line in lines))
+    house.keep("split.json", {split: [[r.source, r.line] for r in records] for split, records in corpus.splits.items()})
+    columns = {
+        "input_ids": Column(float(foundation.tokenizer.pad_token_id or 0)),
+        "token_type_ids": Column(0),
+        **corpus.task.columns(),
+    }
+    return Prepared(corpus, rows, Padding(columns, positions=foundation.family is Family.DECODER), most)
+
+
+def adapt(house: House, foundation: Foundation, prepared: Prepared) -> tuple[Adapted, Task]:
+    """The model with the task's head, set to be tuned the recipe's way."""
+    recipe, learned = house.recipe, prepared.corpus.task
+    house.screen.stage("adapt", recipe.as_mapping()["method"]["kind"])
+    loaded = load_model(
+        foundation,
+        learned.auto_class(foundation.family),
+        learned.head(),
+        seed=recipe.seed,
+        dropout=recipe.train.dropout,
+    )
+    if recipe.train.gradient_checkpointing:
+        loaded.model.activation_checkpointing_enable()
+        loaded.model.enable_input_require_grads()
+    adapted = recipe.method.adapt(loaded.model, foundation.family, loaded.head, recipe.seed)
+    adapted.model.to(house.world.device)
+    total, trainable = parameter_counts(adapted.model)
+    notes = [*loaded.notes, *adapted.notes]
+    for note in notes:
+        house.screen.say(note)
+    house.screen.say(f"{trainable:,} of {total:,} parameters move ({trainable / total:.2%})")
+    method = recipe.as_mapping()["method"]
+    house.keep(
+        "parameters.json",
+        {"total": total, "trainable": trainable, "head": list(adapted.head), "notes": notes, "method": method},
+    )
+    return adapted, learned.suit(adapted.model)
+
+
+def tune(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> Outcome:
+    """Trains the model; it ends with the weights that the recipe asks for."""
+    recipe, rows = house.recipe, prepared.corpus.splits["train"]
+    precision = choose_precision(recipe.train.precision, _model_type(adapted), house.world.device)
+    peak = recipe.train.learning_rate or recipe.method.learning_rate
+    plan = make_plan(recipe.train, rows=len(rows), seed=recipe.seed, peak=peak, precision=precision)
+    house.screen.stage(
+        "train", f"{plan.steps} steps of {recipe.train.batch_size} rows in {precision}, peak rate {peak:g}"
+    )
+    course = Course(task, prepared.encoded["train"], prepared.padding, plan, house.world, task.weigh(rows))
+    watched = recipe.train.stop.metric or task.metrics[0]
+    session = Session(
+        run=house.run,
+        corpus=replace(prepared.corpus, task=task),
+        adapted=adapted,
+        encoded=prepared.encoded,
+        course=course,
+        measure=lambda predictions: measure(predictions, task.metrics),
+        metric=watched,
+        higher_is_better=watched != "loss" and METRICS.load(watched).higher_is_better,
+        facts={
+            "data": prepared.corpus.fingerprint,
+            "processes": house.world.size,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": house.world.device.type,
+        },
+    )
+    outcome = train(session, house.wish, house.screen)
+    best = "" if outcome.best_step == outcome.steps else f", with the weights of step {outcome.best_step}"
+    house.screen.say(f"{outcome.reason} after {outcome.steps} steps{best}")
+    if house.world.main:
+        house.run.mark("trained")
+    return outcome
+
+
+def evaluate(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> None:
+    """Judges the tuned model on the test split, or where there is none on the validation split."""
+    corpus = prepared.corpus
+    split = next(name for name in ("test", "validation", "train") if corpus.splits.get(name))
+    house.screen.stage("evaluate", f"{len(corpus.splits[split])} {split} rows, beside simple baselines")
+    outputs = all_outputs(adapted.model, task, prepared.encoded[split], prepared.padding, Inference(house.world))
+    if not house.world.main:
+        return
+    predictions = task.predictions(outputs, corpus.splits[split])
+    found = judge(
+        predictions, task, splits=corpus.splits, split=split, options=house.recipe.evaluate, seed=house.recipe.seed
+    )
+    house.keep("evaluation.json", found)
+    answers = [task.answer(row) for row in outputs]
+    lines = (
+        json.dumps(_row(predictions, place, record, answers[place]), ensure_ascii=False)
+        for place, record in enumerate(corpus.splits[split])
+    )
+    write_file(house.run.predictions, "".join(f"{line}\n" for line in lines))
+    house.screen.say(found["verdict"])
+
+
+def _row(predictions: Predictions, place: int, record: Record, answer: Answer) -> dict[str, Any]:
+    """One line of predictions.jsonl: what was asked, what is right, what was answered and how surely."""
+    line: dict[str, Any] = {
+        "row": record.row,
+        "where": record.where,
+        "text": record.text,
+        "gold": record.target,
+        "answer": answer.value,
+        "confidence": None,
+        "correct": None,
+        "error": None,
+        "scores": dict(answer.scores),
+    }
+    gold, given = predictions.gold[place], predictions.answers[place]
+    if predictions.scores is None:
+        return line | {"error": float(np.abs(given - gold).mean())}
+    return line | {"correct": bool(np.all(gold == given)), "confidence": _confidence(predictions, place)}
+
+
+def _confidence(predictions: Predictions, place: int) -> float:
+    """How likely the model takes its whole answer to be right."""
+    assert predictions.scores is not None
+    scores = predictions.scores[place]
+    if predictions.answers.ndim == 1:
+        return float(scores[predictions.answers[place]])
+    return float(np.where(predictions.answers[place] == 1, scores, 1 - scores).min())
+
+
+def deploy(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> list[Artifact]:
+    """Writes the artefacts that the recipe asks for, each only if a fresh process answers like this one."""
+    if not house.world.main:
+        return []
+    recipe = house.recipe
+    kinds = [recipe.method.artifact if kind == "auto" else kind for kind in recipe.deploy.formats]
+    kinds = sorted(dict.fromkeys(kinds), key=lambda kind: kind == "safetensors")  # merging uses the model up
+    house.screen.stage("deploy", ", ".join(kinds))
+    parcel = _parcel(house, foundation, prepared, adapted, task)
+    written = []
+    for kind in kinds:
+        target = house.run.artifact if len(kinds) == 1 else house.run.artifact / kind
+        target.parent.mkdir(exist_ok=True)
+        artifact = export(kind, parcel, target, verify=recipe.deploy.verify)
+        written.append(artifact)
+        shown = f"{kind}: {artifact.bytes / 1e6:.1f} MB in {target.relative_to(house.run.folder)}"
+        if artifact.parity:
+            rows, most = artifact.parity["rows"], artifact.parity["max_difference"]
+            shown += f"; a fresh process gives the same outputs on {rows} rows (largest difference {most:.1e})"
+        house.screen.say(shown)
+    house.keep(
+        "deploy.json",
+        [
+            {
+                "kind": a.kind,
+                "folder": str(a.folder.relative_to(house.run.folder)),
+                "bytes": a.bytes,
+                "parity": dict(a.parity),
+            }
+            for a in written
+        ],
+    )
+    return written
+
+
+def _parcel(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> Parcel:
+    recipe, run = house.recipe, house.run
+    folded = task.fold(adapted.model)
+    corpus, padding = prepared.corpus, prepared.padding
+    split = next(name for name in ("test", "validation", "train") if corpus.splits.get(name))
+    records = list(corpus.splits[split][:GOLDEN_ROWS])
+    data = encoded(folded.encode(records, foundation.tokenizer, prepared.max_tokens))
+    outputs = all_outputs(adapted.model, folded, data, padding, Inference(alone(house.world.device)))
+    settings = recipe.as_mapping()
+    options: dict[str, Any] = folded.model_dump(mode="json")  # type: ignore[attr-defined]  # tasks are options
+    return Parcel(
+        model=adapted.model,
+        method=recipe.method,
+        foundation=foundation,
+        task=folded,
+        task_spec={**options, "kind": settings["task"]["kind"]},
+        max_tokens=prepared.max_tokens,
+        golden=Golden(data, padding, outputs, records),
+        facts={
+            "name": run.folder.name,
+            "method": settings["method"],
+            "licence": recipe.deploy.licence,
+            "files": dict(corpus.files),
+            "ways": dict(corpus.ledger.ways),
+            "evaluation": run.read_json("evaluation.json"),
+            "packages": environment()["packages"],
+            "recipe_sha256": recipe.digest(),
+        },
+    )
+
+
+def finish(house: House, seconds: float) -> None:
+    """Writes what the run cost and the report, and marks the run as complete."""
+    if not house.world.main:
+        return
+    house.keep("cost.json", cost(house.run, read_journal(house.run.journal), seconds))
+    facts = house.run.read_json("environment.json")
+    house.keep("environment.json", {**facts, "finished": _now()})
+    page = write_report(house.run.folder)
+    house.run.mark("complete")
+    house.screen.stage("report", str(page))
+
+
+def _sources(recipe: Recipe) -> str:
+    train = recipe.data.train
+    return train if isinstance(train, str) else ", ".join(train)
+
+
+def _model_type(adapted: Adapted) -> str:
+    config: Any = adapted.model.config
+    return str(config.model_type)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

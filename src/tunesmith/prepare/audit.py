@@ -1,0 +1,137 @@
+"""What is wrong or odd about the rows, before anything is learned from them."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tunesmith.catalog import Catalog
+from tunesmith.contracts import Corpus, Finding, Record, Task
+from tunesmith.prepare.split import text_key
+
+CHECKS = Catalog(
+    "check",
+    repeats="tunesmith.prepare.audit:repeats",
+    conflicts="tunesmith.prepare.audit:conflicts",
+    leaks="tunesmith.prepare.audit:leaks",
+    balance="tunesmith.prepare.audit:balance",
+    characters="tunesmith.prepare.audit:characters",
+    constant="tunesmith.prepare.audit:constant",
+)
+Splits = Mapping[str, Sequence[Record]]
+SHOWN = 5
+UNEVEN = 10
+FEW = 5
+LABELS_IN_FULL = 60
+
+
+def audit(corpus: Corpus) -> tuple[Finding, ...]:
+    """Everything that the checks find."""
+    return tuple(finding for name in CHECKS for finding in CHECKS.load(name)(corpus.splits, corpus.task))
+
+
+def picture(corpus: Corpus) -> dict[str, dict[str, Any]]:
+    """Of each split: its rows, and how its labels or numbers are spread."""
+    return {name: {"rows": len(rows), **_spread(rows)} for name, rows in corpus.splits.items()}
+
+
+def _spread(records: Sequence[Record]) -> dict[str, Any]:
+    numbers = [target for target in (_numbers(record.target) for record in records) if target is not None]
+    if numbers:
+        values = np.array(numbers)
+        facts = {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
+        return {"balance": None, "targets": facts}
+    counts = Counter(label for record in records for label in _labels(record.target))
+    return {"balance": dict(counts.most_common()), "targets": None}
+
+
+def _numbers(target: Any) -> tuple[float, ...] | None:
+    several = target if isinstance(target, tuple) else (target,)
+    return several if several and all(isinstance(value, float) for value in several) else None
+
+
+def _labels(target: Any) -> tuple[str, ...]:
+    several = target if isinstance(target, tuple) else (target,)
+    return tuple(value for value in several if isinstance(value, str))
+
+
+def repeats(splits: Splits, task: Task) -> Iterator[Finding]:
+    """Rows that stand in a split more than once, text and target alike."""
+    for name, records in splits.items():
+        seen: dict[object, Record] = {}
+        again = [
+            record for record in records if seen.setdefault((text_key(record), record.target), record) is not record
+        ]
+        if again:
+            message = f"{len(again)} of {len(records)} {name} rows repeat an earlier one exactly"
+            yield Finding("repeats", "warning", message, len(again), _where(again))
+
+
+def conflicts(splits: Splits, task: Task) -> Iterator[Finding]:
+    """Texts that have different targets in different rows: at least one of them is wrong."""
+    first: dict[bytes, Record] = {}
+    torn = []
+    for records in splits.values():
+        for record in records:
+            other = first.setdefault(text_key(record), record)
+            if other.target != record.target:
+                torn += [other, record]
+    if torn:
+        message = f"{len(torn) // 2} rows have the text of another row but another target"
+        yield Finding("conflicts", "warning", message, len(torn) // 2, _where(torn))
+
+
+def leaks(splits: Splits, task: Task) -> Iterator[Finding]:
+    """Texts that stand in more than one split."""
+    home: dict[bytes, str] = {}
+    crossing = [
+        record
+        for name, records in splits.items()
+        for record in records
+        if home.setdefault(text_key(record), name) != name
+    ]
+    if crossing:
+        message = f"{len(crossing)} rows stand in another split too, which makes scores too good"
+        yield Finding("leaks", "error", message, len(crossing), _where(crossing))
+
+
+def balance(splits: Splits, task: Task) -> Iterator[Finding]:
+    """Labels with very few rows, or very uneven numbers of them."""
+    counts = Counter(label for record in splits["train"] for label in _labels(record.target))
+    if not counts:
+        return
+    rare = sorted(label for label, count in counts.items() if count < FEW)
+    if rare:
+        named = ", ".join(rare[:SHOWN]) + (" …" if len(rare) > SHOWN else "")
+        yield Finding(
+            "balance", "warning", f"{len(rare)} labels have fewer than {FEW} training rows: {named}", len(rare)
+        )
+    (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
+    if many > UNEVEN * few:
+        message = f"'{most}' has {many} training rows and '{least}' {few}; task.balance can even that out"
+        yield Finding("balance", "warning", message, many)
+
+
+def characters(splits: Splits, task: Task) -> Iterator[Finding]:
+    """Signs of broken encoding: replacement and control characters."""
+    broken = [record for records in splits.values() for record in records if _is_broken(record.text)]
+    if broken:
+        message = f"{len(broken)} rows hold replacement or control characters, a sign of a wrong encoding"
+        yield Finding("characters", "warning", message, len(broken), _where(broken))
+
+
+def _is_broken(text: str) -> bool:
+    return "\ufffd" in text or any(ord(character) < 32 and character not in "\t\n\r\f\v" for character in text)
+
+
+def constant(splits: Splits, task: Task) -> Iterator[Finding]:
+    """An input column that is the same in every training row, and so tells nothing."""
+    records = splits["train"]
+    for name in records[0].inputs if len(records) > 1 else ():
+        if len({str(record.inputs[name]) for record in records}) == 1:
+            yield Finding("constant", "warning", f"'{name}' is the same in every training row", len(records))
+
+
+def _where(records: Iterable[Record]) -> tuple[str, ...]:
+    return tuple(record.where for record in list(records)[:SHOWN])

@@ -1,0 +1,200 @@
+"""From files to the validated rows of each split, with every row accounted for."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tunesmith.contracts import Corpus, Finding, Ledger, Record, Task
+from tunesmith.errors import BadRow, UserError, nearest, shown
+from tunesmith.prepare.audit import audit
+from tunesmith.prepare.options import DataOptions
+from tunesmith.prepare.sources import RawRow, file_name, read_source, source_files
+from tunesmith.prepare.split import divide, text_key
+
+SHOWN_BAD_ROWS = 5
+FEWEST_ROWS = 2
+
+
+@dataclass
+class _Tally:
+    """What became of the rows so far."""
+
+    lenient: bool
+    read: Counter[str] = field(default_factory=Counter)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def refuse(self, source: str, line: int, reason: str, detail: str) -> None:
+        """A row that cannot be used: counted as skipped, or kept for the message that ends the run."""
+        self.reasons[reason] += 1
+        self.skipped.append({"source": source, "line": line, "reason": reason, "detail": detail})
+        if len(self.bad) < SHOWN_BAD_ROWS:
+            self.bad.append(f"{source}, line {line}: {detail}")
+
+    def drop(self, record: Record, reason: str) -> None:
+        """A usable row that is left out for a good reason; never an error."""
+        self.skipped.append({"source": record.source, "line": record.line, "reason": reason, "detail": ""})
+
+    def settle(self) -> None:
+        """Raises UserError for the bad rows so far, unless they may be skipped."""
+        if not self.bad or self.lenient:
+            self.bad.clear()
+            self.reasons.clear()
+            return
+        total = sum(self.reasons.values())
+        more = ", ".join(f"{count} × {reason}" for reason, count in self.reasons.most_common())
+        rest = "" if total == 1 else f" ({total} bad rows: {more}; the first: {' | '.join(self.bad[1:])})"
+        where, _, found = self.bad[0].partition(": ")
+        raise UserError(
+            where, found + rest, "mend the rows, or set data.on_bad_row=skip to leave them out and count them"
+        )
+
+
+def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> Corpus:
+    """The rows that `options` names, as `task` reads them, divided into splits.
+
+    Raises UserError for sources, columns or rows that cannot be used, naming file, line and field.
+    """
+    tally = _Tally(options.on_bad_row == "skip")
+    train_sources = (options.train,) if isinstance(options.train, str) else options.train
+    splits = {"train": _records(train_sources, options, task, base, tally)}
+    for name, value in (("validation", options.validation), ("test", options.test)):
+        if isinstance(value, str):
+            splits[name] = _records((value,), options, task, base, tally)
+    tally.settle()
+    _keep_apart(splits, tally)
+    shares = {
+        n: v for n, v in (("validation", options.validation), ("test", options.test)) if isinstance(v, float) and v
+    }
+    records = splits["train"]
+    parts = divide(records, [task.stratum(record) for record in records], shares, seed)
+    splits |= {name: [records[place] for place in places] for name, places in parts.items()}
+    if len(splits["train"]) < FEWEST_ROWS:
+        raise UserError(
+            "data.train",
+            f"leaves {len(splits['train'])} usable rows to learn from",
+            f"at least {FEWEST_ROWS} are needed",
+        )
+    learned = task.learn(splits["train"])
+    splits = {name: _checked(rows, learned, tally) for name, rows in splits.items()}
+    tally.settle()
+    empty = [
+        Finding("split", "warning", f"too few rows for a {name} split of its own")
+        for name in shares
+        if not splits[name]
+    ]
+    splits = {name: rows for name, rows in splits.items() if rows}
+    ways = {name: len(rows) for name, rows in splits.items()}
+    ways |= {f"skipped:{reason}": n for reason, n in Counter(row["reason"] for row in tally.skipped).items()}
+    files = _hashes((*train_sources, *(v for v in (options.validation, options.test) if isinstance(v, str))), base)
+    corpus = Corpus(
+        learned,
+        splits,
+        Ledger(dict(tally.read), ways),
+        tuple(empty),
+        files,
+        _fingerprint(files, task, splits),
+        tuple(tally.skipped),
+    )
+    return replace(corpus, findings=(*corpus.findings, *audit(corpus)))
+
+
+def _records(sources: Iterable[str], options: DataOptions, task: Task, base: Path, tally: _Tally) -> list[Record]:
+    """The usable rows of some sources; the others are told to the tally."""
+    records: list[Record] = []
+    columns: set[str] = set()
+    wanted = (*task.fields, *([options.group] if options.group else []))
+    rows = 0
+    for source in sources:
+        for number, raw in enumerate(read_source(source, base)):
+            if options.limit is not None and number >= options.limit:
+                break
+            columns.update(raw.fields)
+            tally.read[raw.source] += 1
+            record = _record(raw, rows, options, task, tally)
+            rows += 1
+            if record is not None:
+                records.append(record)
+    named = ", ".join(shown(source, 100)[1:-1] for source in sources)
+    for column in wanted:
+        if columns and column not in columns:
+            there = ", ".join(sorted(map(shown, columns)))
+            raise UserError(named, f"has no column {shown(column)}", f"{nearest(column, columns)} (columns: {there})")
+    if not rows:
+        raise UserError(named, "holds no rows", "a data file needs rows below its header")
+    return records
+
+
+def _record(raw: RawRow, row: int, options: DataOptions, task: Task, tally: _Tally) -> Record | None:
+    if raw.problem is not None:
+        tally.refuse(raw.source, raw.line, "unreadable", raw.problem)
+        return None
+    try:
+        inputs, target = task.read(raw.fields)
+        group = None
+        if options.group is not None:
+            if raw.fields.get(options.group) is None:
+                raise BadRow(options.group, "nothing", "a group's name", "no_group")
+            group = str(raw.fields[options.group])
+    except BadRow as error:
+        tally.refuse(raw.source, raw.line, error.reason, str(error))
+        return None
+    return Record(row, raw.source, raw.line, inputs, target, group)
+
+
+def _keep_apart(splits: dict[str, list[Record]], tally: _Tally) -> None:
+    """Leaves out rows whose text also stands in a split that judges: of train and validation against test, then
+    of train against validation."""
+    for judge, judged in (("test", ("train", "validation")), ("validation", ("train",))):
+        known = {text_key(record) for record in splits.get(judge, ())}
+        for name in judged:
+            if known and name in splits:
+                splits[name] = _without(splits[name], known, f"also_in_{judge}", tally)
+
+
+def _without(records: Sequence[Record], known: Collection[bytes], reason: str, tally: _Tally) -> list[Record]:
+    kept = []
+    for record in records:
+        if text_key(record) in known:
+            tally.drop(record, reason)
+        else:
+            kept.append(record)
+    return kept
+
+
+def _checked(records: Sequence[Record], task: Task, tally: _Tally) -> list[Record]:
+    kept = []
+    for record in records:
+        try:
+            task.check(record)
+        except BadRow as error:
+            tally.refuse(record.source, record.line, error.reason, str(error))
+        else:
+            kept.append(record)
+    return kept
+
+
+def _hashes(sources: Sequence[str], base: Path) -> dict[str, str]:
+    """sha256 of each file read, by its shown name; a hub data set is named by itself."""
+    found = {}
+    for source in sources:
+        for path in source_files(source, base):
+            with path.open("rb") as file:
+                found[file_name(path, base)] = hashlib.file_digest(file, "sha256").hexdigest()
+        if source.startswith("hub:"):
+            found[source] = "hub"
+    return found
+
+
+def _fingerprint(files: dict[str, str], task: Any, splits: dict[str, list[Record]]) -> str:
+    digest = hashlib.sha256(json.dumps([sorted(files.values()), task.model_dump(mode="json")], sort_keys=True).encode())
+    for name, records in sorted(splits.items()):
+        digest.update(name.encode())
+        for record in records:
+            digest.update(record.row.to_bytes(8, "little") + text_key(record))
+    return digest.hexdigest()

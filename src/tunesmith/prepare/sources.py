@@ -1,0 +1,255 @@
+"""Rows out of files, one at a time: JSONL, JSON, CSV, TSV, Parquet, a folder of them, or a hub data set."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from tunesmith.errors import MissingExtra, UserError, nearest, shown
+
+LONGEST_LINE = 32_000_000
+"""Bytes; a longer line is no row of text but a file of another kind."""
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """One row as it stands in a file. problem: why it cannot be read; its fields are then empty."""
+
+    source: str
+    line: int
+    fields: Mapping[str, Any]
+    problem: str | None = None
+
+
+def read_source(spec: str, base: Path) -> Iterator[RawRow]:
+    """The rows of a file, a folder or a data set, in order. Relative paths start at `base`.
+
+    A broken line is a row with a problem. Raises UserError for what is no readable source at all.
+    """
+    if spec.startswith("hub:"):
+        yield from _hub(spec)
+        return
+    path = base / Path(spec).expanduser()
+    if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
+        yield from _saved_data_set(path, spec)
+        return
+    for file in source_files(spec, base):
+        yield from _READERS[_kind(file)](file, file_name(file, base))
+
+
+def source_files(spec: str, base: Path) -> list[Path]:
+    """The files that a source consists of; none for a hub data set. Raises UserError when there are none to read."""
+    if spec.startswith("hub:"):
+        return []
+    path = base / Path(spec).expanduser()
+    if path.is_dir():
+        return _folder(path, spec)
+    _check(path, spec)
+    return [path]
+
+
+def file_name(path: Path, base: Path) -> str:
+    """How a file is called in messages: relative to `base` where it lies below, else by its name."""
+    relative = os.path.relpath(path, base)
+    return path.name if relative.startswith("..") else relative
+
+
+def _kind(path: Path) -> str:
+    suffixes = path.suffixes
+    ending = "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
+    return ending.lower().removesuffix(".gz")
+
+
+def _folder(path: Path, spec: str) -> list[Path]:
+    if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(file for file in path.iterdir() if file.is_file() and _kind(file) in _READERS)
+    kinds = sorted({_kind(file) for file in files})
+    if not files:
+        raise UserError(shown(spec, 200)[1:-1], "holds no data file", f"it may hold {', '.join(_READERS)}")
+    if len(kinds) > 1:
+        raise UserError(shown(spec, 200)[1:-1], f"mixes {', '.join(kinds)} files", "name the files one by one")
+    for file in files:
+        _check(file, str(file))
+    return files
+
+
+def _check(path: Path, spec: str) -> None:
+    where = shown(spec, 200)[1:-1]
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(where, "is not there", nearest(path.name, there) if there else "is the path right?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(where, f"cannot be read ({error})", "is the path right?") from error
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise UserError(where, "is not a file but a pipe or device", "write its rows to a file first")
+    if status.st_size == 0:
+        raise UserError(where, "is empty", "a data file needs rows")
+    if _kind(path) not in _READERS:
+        raise UserError(where, f"is of no known kind ({path.suffix or 'no ending'})", f"use {', '.join(_READERS)}")
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+    except OSError as error:
+        raise UserError(path.name, f"cannot be read ({error.strerror})", "may it be read by you?") from error
+
+
+def _json_lines(path: Path, name: str) -> Iterator[RawRow]:
+    with _open(path) as file:
+        number = 0
+        while line := _line(file, name, number + 1):
+            number += 1
+            if number == 1:
+                line = line.removeprefix(BOM)
+            if line.strip():
+                yield _json_row(line, name, number)
+
+
+def _line(file: IO[bytes], name: str, number: int) -> bytes:
+    try:
+        line = file.readline(LONGEST_LINE + 1)
+    except (OSError, EOFError) as error:
+        raise UserError(f"{name}, line {number}", f"cannot be read ({error})", "is the file complete?") from error
+    if len(line) > LONGEST_LINE:
+        raise UserError(f"{name}, line {number}", f"is longer than {LONGEST_LINE:,} bytes", "is this a file of rows?")
+    return line
+
+
+def _json_row(line: bytes, name: str, number: int) -> RawRow:
+    try:
+        text = line.decode()
+        fields = json.loads(text)
+    except UnicodeDecodeError as error:
+        return RawRow(name, number, {}, f"byte {error.start + 1} is not UTF-8")
+    except json.JSONDecodeError as error:
+        return RawRow(name, number, {}, f"column {error.colno}: not JSON ({error.msg})")
+    except RecursionError:
+        return RawRow(name, number, {}, "nested too deeply")
+    if not isinstance(fields, dict):
+        return RawRow(name, number, {}, f"found {shown(fields)}, expected an object with named fields")
+    if "\\ud" in text.lower() and _has_lone_surrogate(fields):
+        return RawRow(name, number, {}, "holds half of a character pair (a lone surrogate)")
+    return RawRow(name, number, fields)
+
+
+def _has_lone_surrogate(fields: Mapping[str, Any]) -> bool:
+    try:
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _json(path: Path, name: str) -> Iterator[RawRow]:
+    with _open(path) as file:
+        try:
+            found = json.loads(file.read().removeprefix(BOM))
+        except (ValueError, RecursionError) as error:
+            raise UserError(name, f"is not JSON ({error})", "a file of one object a line ends in .jsonl") from error
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list)]
+        found = lists[0] if len(lists) == 1 else None
+    if not isinstance(found, list):
+        raise UserError(name, "holds no list of rows", "expected [{…}, …], or an object with one such list")
+    for number, fields in enumerate(found, start=1):
+        if isinstance(fields, dict) and not _has_lone_surrogate(fields):
+            yield RawRow(name, number, fields)
+        else:
+            yield RawRow(name, number, {}, f"found {shown(fields)}, expected an object with named fields")
+
+
+def _separated(path: Path, name: str) -> Iterator[RawRow]:
+    csv.field_size_limit(LONGEST_LINE)
+    with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        try:
+            header_line = file.readline(LONGEST_LINE)
+            delimiter = "\t" if _kind(path) == ".tsv" else max(",;\t", key=header_line.count)
+            file.seek(0)
+            rows = csv.reader(file, delimiter=delimiter, strict=False)
+            header = [column.strip() for column in next(rows, [])]
+            yield from _cells(rows, header, name)
+        except UnicodeDecodeError as error:
+            raise UserError(name, f"byte {error.start + 1} of a part is not UTF-8", "save it as UTF-8") from error
+        except csv.Error as error:
+            raise UserError(name, f"cannot be read as separated values ({error})", "is a quote left open?") from error
+        except (OSError, EOFError) as error:
+            raise UserError(name, f"cannot be read ({error})", "is the file complete?") from error
+
+
+def _cells(rows: Any, header: list[str], name: str) -> Iterator[RawRow]:
+    if len(set(header)) < len(header):
+        raise UserError(f"{name}, line 1", "names a column twice", "give each column a name of its own")
+    before = rows.line_num
+    for cells in rows:
+        line, before = before + 1, rows.line_num
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            yield RawRow(name, line, {}, f"found {len(cells)} cells, expected {len(header)}")
+        elif any("\0" in cell for cell in cells):
+            yield RawRow(name, line, {}, "holds a NUL character")
+        else:
+            yield RawRow(name, line, dict(zip(header, cells, strict=True)))
+
+
+def _parquet(path: Path, name: str) -> Iterator[RawRow]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtra(name, "data") from error
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1000):
+            for fields in batch.to_pylist():
+                number += 1
+                yield RawRow(name, number, fields)
+    except (arrow.ArrowInvalid, OSError) as error:
+        raise UserError(name, f"is not Parquet ({error})", "is the file complete?") from error
+
+
+def _hub(spec: str) -> Iterator[RawRow]:
+    """`hub:NAME[:CONFIG][@SPLIT]`, from the local cache or, where the hub can be reached, from there."""
+    name, _, split = spec.removeprefix("hub:").partition("@")
+    name, _, config = name.partition(":")
+    try:
+        from datasets import load_dataset
+    except ModuleNotFoundError as error:
+        raise MissingExtra(spec, "data") from error
+    try:
+        found = load_dataset(name, config or None, split=split or "train")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(spec, f"cannot be loaded ({reason})", "fetch it once where the hub can be reached") from error
+    for number, fields in enumerate(found, start=1):
+        yield RawRow(spec, number, fields)
+
+
+def _saved_data_set(path: Path, spec: str) -> Iterator[RawRow]:
+    try:
+        from datasets import load_from_disk
+    except ModuleNotFoundError as error:
+        raise MissingExtra(spec, "data") from error
+    for number, fields in enumerate(load_from_disk(str(path)), start=1):
+        yield RawRow(path.name, number, fields)
+
+
+_READERS: dict[str, Callable[[Path, str], Iterator[RawRow]]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+    ".csv": _separated,
+    ".tsv": _separated,
+    ".parquet": _parquet,
+}

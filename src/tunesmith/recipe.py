@@ -1,0 +1,284 @@
+"""The whole run as frozen data: read from YAML and the command line, complete before any weight is read."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails
+
+from tunesmith.adapt import METHODS
+from tunesmith.contracts import Method, Task
+from tunesmith.deploy import EXPORTERS
+from tunesmith.deploy.options import DeployOptions
+from tunesmith.errors import UserError, named, nearest, shown
+from tunesmith.evaluate import METRICS
+from tunesmith.evaluate.options import EvaluateOptions
+from tunesmith.options import Options
+from tunesmith.prepare.options import DataOptions
+from tunesmith.recipe_errors import refusal
+from tunesmith.recipe_parts import Part, said
+from tunesmith.recipe_yaml import Document, Place, read_text, read_value, read_yaml, write_yaml
+from tunesmith.select.options import ModelOptions
+from tunesmith.tasks import TASKS
+from tunesmith.train.options import TrainOptions
+
+SHORT = {"model": "name", "task": "kind", "data": "train", "method": "kind", "deploy": "formats"}
+"""The key that a plain text or list stands for, by section."""
+PLAIN_NAME = re.compile(r"[^\W_][\w.+-]{0,99}")
+
+
+class Recipe(Options):
+    """Everything that decides a run. Sections are keys; each has its own options."""
+
+    name: str | None = Field(None, description="Name of the run and its folder; None: that of the recipe's file.")
+    model: ModelOptions
+    task: Annotated[Task, Part(TASKS)] = Field(description="What is learned: a kind and its options.")
+    data: DataOptions
+    method: Annotated[Method, Part(METHODS)] = Field(
+        default_factory=lambda: METHODS.load("full")(),
+        description="How weights may move: a kind and its options.",
+    )
+    train: TrainOptions = Field(TrainOptions(), description="How the weights are moved.")
+    evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How the tuned model is judged.")
+    deploy: DeployOptions = Field(DeployOptions(), description="What is written for use elsewhere.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Decides every random choice: the split, new weights, order, dropout."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str | None) -> str | None:
+        if name is not None and not PLAIN_NAME.fullmatch(name):
+            raise ValueError(f"{shown(name)} cannot name a folder; use letters, digits and . + - _")
+        return name
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        problems = _conflicts(self)
+        if problems:
+            raise ValidationError.from_exception_data("Recipe", problems)
+        return self
+
+    def as_mapping(self) -> dict[str, Any]:
+        """All keys with their values, as they stand in a recipe file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def dump(self) -> str:
+        """The recipe as YAML with every default written; reading it gives an equal recipe."""
+        return write_yaml(self.as_mapping())
+
+    def digest(self) -> str:
+        """sha256 over all keys and values, whatever their order in the file."""
+        text = json.dumps(self.as_mapping(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def moved(self, old: Path, new: Path) -> Self:
+        """The same recipe for a file in `new` instead of `old`: its relative paths lead to the same places."""
+
+        def moved_source(source: str) -> str:
+            return source if source.startswith("hub:") else moved_path(source, old, new)
+
+        data, model = self.data, self.model
+        train = moved_source(data.train) if isinstance(data.train, str) else tuple(map(moved_source, data.train))
+        held = {
+            key: moved_source(value)
+            for key, value in (("validation", data.validation), ("test", data.test))
+            if isinstance(value, str)
+        }
+        if is_folder(model.name, old):
+            name = moved_path(model.name, old, new)
+            model = model.model_copy(update={"name": name if name.startswith(".") else f"./{name}"})
+        return self.model_copy(update={"data": data.model_copy(update={"train": train, **held}), "model": model})
+
+
+def in_full(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with each section's short form (`method: lora`) written out."""
+    full = dict(values)
+    for section, key in SHORT.items():
+        if isinstance(full.get(section), str | list | tuple):
+            full[section] = {key: full[section]}
+    return full
+
+
+def is_folder(name: str, base: Path) -> bool:
+    """Whether a model's name means a folder, seen from `base`."""
+    return not name.startswith("builtin:") and (name.startswith((".", "/", "~")) or (base / name).is_dir())
+
+
+def moved_path(path: str, old: Path, new: Path) -> str:
+    """`path` as seen from the folder `new` instead of `old`; links to files and data sets stay links."""
+    place = (old / Path(path).expanduser()).absolute()
+    return os.path.relpath(place.parent.resolve() / place.name, new.resolve())
+
+
+def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
+    data, stop = recipe.data, recipe.train.stop
+    problems: list[InitErrorDetails] = []
+
+    def add(place: Place, value: Any, message: str) -> None:
+        problems.append(InitErrorDetails(type=said(message), loc=place, input=value))
+
+    shares = {
+        key: value
+        for key, value in (("validation", data.validation), ("test", data.test))
+        if not isinstance(value, str)
+    }
+    for key, share in shares.items():
+        if not 0 <= share < 1:
+            add(("data", key), share, f"found {share:g}, expected a share from 0 to below 1, or a source of its own")
+    if not problems and sum(shares.values()) >= 1:
+        add(("data", "test"), data.test, "the shares of validation and test leave no rows to learn from")
+    main = recipe.task.metrics[0]
+    if main not in METRICS and ":" not in main:
+        add(("task", "metric"), main, f"metric {shown(main)} is not known; {nearest(main, METRICS)}")
+    for kind in recipe.deploy.formats:
+        if kind not in EXPORTERS and kind != "auto" and ":" not in kind:
+            add(("deploy", "formats"), kind, f"{shown(kind)} is not known; {nearest(kind, (*EXPORTERS, 'auto'))}")
+    if "adapter" in recipe.deploy.formats and recipe.method.artifact != "adapter":
+        add(("deploy", "formats"), "adapter", "this method leaves no adapter; use safetensors, or method: lora, say")
+    watched = (*recipe.task.metrics, "loss")
+    if stop.metric is not None and stop.metric not in watched:
+        add(
+            ("train", "stop", "metric"),
+            stop.metric,
+            f"metric {shown(stop.metric)} is not measured; {nearest(stop.metric, watched)}",
+        )
+    return problems
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, with `key=value` texts set over it.
+
+    Paths in the file are relative to its folder; paths in overrides are relative to the working directory.
+    Raises UserError that lists everything wrong with it.
+    """
+    path = Path(path)
+    document = read_yaml(read_text(path), named(path))
+    return _recipe(_overridden(document, overrides, path.parent))
+
+
+def recipe_from(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that plain values describe, relative to the working directory.
+
+    Raises UserError that lists everything wrong with them.
+    """
+
+    def plain(value: object) -> str:
+        if isinstance(value, os.PathLike):
+            return str(os.fspath(value))
+        raise UserError(where, f"holds {shown(value)}, a {type(value).__name__}", "use plain values, or Recipe(...)")
+
+    return _recipe(_overridden(Document(where, json.loads(json.dumps(values, default=plain))), overrides, Path()))
+
+
+def _recipe(document: Document) -> Recipe:
+    try:
+        return Recipe.model_validate_json(json.dumps(document.values), strict=True)
+    except ValidationError as error:
+        raise refusal(error, document, Recipe) from error
+
+
+def _overridden(document: Document, overrides: Sequence[str], base: Path) -> Document:
+    document.values = in_full(document.values)
+    for text in overrides:
+        key, equals, value_text = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"command line, {shown(text)}", "is not a `key=value` setting", "write train.epochs=3, say")
+        place = tuple(key.strip().split("."))
+        document.overrides[place] = text
+        value = _from_here(place, read_value(value_text, f"command line, {shown(text)[1:-1]}"), base)
+        _set(document.values, place, value, text)
+        document.values = in_full(document.values)
+    return document
+
+
+def _set(values: dict[str, Any], place: Sequence[str], value: Any, text: str) -> None:
+    for end, key in enumerate(place[:-1], 1):
+        inner = values.get(key)
+        if inner is None:
+            inner = {}
+        if not isinstance(inner, dict):
+            raise UserError(f"command line, {shown(text)[1:-1]}", f"{'.'.join(place[:end])} has no keys below it", "")
+        values[key] = inner = dict(inner)
+        values = inner
+    values[place[-1]] = value
+
+
+def _from_here(place: Place, value: Any, base: Path) -> Any:
+    """Sources that the command line names are found from the working directory; the recipe's folder is `base`."""
+    if place in (("data",), ("data", "train"), ("data", "validation"), ("data", "test")):
+        if isinstance(value, str) and not value.startswith("hub:"):
+            return moved_path(value, Path(), base)
+        if isinstance(value, list):
+            return [_from_here(place, item, base) for item in value]
+    if place in (("model",), ("model", "name")) and isinstance(value, str) and is_folder(value, Path()):
+        name = moved_path(value, Path(), base)
+        return name if name.startswith(".") else f"./{name}"
+    return value
+
+
+class Change(NamedTuple):
+    """A key that two recipes set differently. allowed: whether a run may go on with the new value."""
+
+    key: str
+    old: Any
+    new: Any
+    allowed: bool
+
+
+FREE = (
+    "name",
+    "deploy.",
+    "evaluate.",
+    "train.keep",
+    "train.save_every",
+    "train.trackers",
+    "data.cache",
+    "model.download",
+)
+"""Keys that do not touch training; a run goes on with their new values."""
+
+
+def changed(old: Recipe, new: Recipe) -> list[Change]:
+    """What differs between two recipes, by dotted key, in the order of the keys.
+
+    A source or model that only lies in another folder is allowed: its content is compared before training goes on.
+    """
+    before, after = flat(old.as_mapping()), flat(new.as_mapping())
+    keys = [*before, *(key for key in after if key not in before)]
+    return [
+        Change(key, before.get(key), after.get(key), _allowed(key, before.get(key), after.get(key)))
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _allowed(key: str, old: Any, new: Any) -> bool:
+    if key in ("data.train", "data.validation", "data.test", "model.name"):
+        return bool(_file_names(old, key) == _file_names(new, key))
+    return any(key == free or (free.endswith(".") and key.startswith(free)) for free in FREE)
+
+
+def _file_names(source: Any, key: str) -> Any:
+    """Sources without their folders; anything else as it is."""
+    if isinstance(source, list):
+        return [_file_names(item, key) for item in source]
+    if not isinstance(source, str) or source.startswith("hub:"):
+        return source
+    return source if key == "model.name" and not source.startswith((".", "/")) else Path(source).name
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by dotted key; a list is one leaf."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{before}{key}.")
+        else:
+            leaves[f"{before}{key}"] = value
+    return leaves

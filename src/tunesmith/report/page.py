@@ -1,0 +1,206 @@
+"""The report of a run: one page, made only from the files in its folder, that needs nothing else to be looked at."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tunesmith.commit import write_file
+from tunesmith.report.plots import curves, histogram, scatter
+
+BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
+"""Characters that turn the order of what stands around them."""
+WORST_ROWS = 20
+LONG_TEXT = 280
+MOST_LABELS_IN_FULL = 40
+NOT_MEASURED = (
+    "what the model forgot of what it could do before",
+    "whether groups of people are treated differently",
+    "how it bears typing errors, noise and attacks",
+    "whether its probabilities can be believed (calibration)",
+    "how it does on rows of another kind than these files hold",
+)
+
+
+def write(folder: Path) -> Path:
+    """Writes report.html into a run's folder and returns its path. Files that are missing leave their part out."""
+    environment = Environment(
+        loader=PackageLoader("tunesmith.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, count=count, share=share, size=size, duration=duration)
+    page = environment.get_template("page.html.j2").render(**_facts(folder))
+    path = folder / "report.html"
+    write_file(path, page)
+    return path
+
+
+def visible(value: Any) -> Any:
+    """Texts with control characters and direction marks written out; everything else as it is."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(c if (c.isprintable() or c in "\n\t") and c not in BIDI else f"⟨U+{ord(c):04X}⟩" for c in value)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """Everything the template shows, by name; None for what the run has no file of."""
+    recipe_file = folder / "recipe.yaml"
+    recipe = recipe_file.read_text(encoding="utf-8") if recipe_file.is_file() else None
+    evaluation, audit = _json(folder, "evaluation.json"), _json(folder, "audit.json")
+    journal, predictions = _lines(folder, "journal.jsonl"), _lines(folder, "predictions.jsonl")
+    main = evaluation["main"] if evaluation else None
+    ends = [event for event in journal if event["event"] == "end"]
+    return {
+        "name": folder.name,
+        "recipe": recipe,
+        "recipe_values": yaml.safe_load(recipe) if recipe else None,
+        "model": _json(folder, "model.json"),
+        "parameters": _json(folder, "parameters.json"),
+        "environment": _json(folder, "environment.json"),
+        "audit": audit,
+        "evaluation": evaluation,
+        "cost": _json(folder, "cost.json"),
+        "deploy": _json(folder, "deploy.json"),
+        "curves": curves(journal, main),
+        "end": ends[-1] if ends else None,
+        "lengths": _lengths(audit),
+        "ranges": _ranges(evaluation),
+        "confusion": _heat(evaluation),
+        "fits": _fits(predictions, recipe),
+        "worst": _worst(predictions),
+        "not_measured": NOT_MEASURED,
+        "long_text": LONG_TEXT,
+    }
+
+
+def _json(folder: Path, name: str) -> Any:
+    path = folder / name
+    return json.loads(path.read_bytes()) if path.is_file() else None
+
+
+def _lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    path = folder / name
+    return [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()] if path.is_file() else []
+
+
+def _lengths(audit: Mapping[str, Any] | None) -> Markup | None:
+    """The lengths of the training rows."""
+    tokens = ((audit or {}).get("splits", {}).get("train") or {}).get("tokens")
+    if not tokens:
+        return None
+    return histogram(tokens["histogram"]["edges"], tokens["histogram"]["counts"], "tokens in a training row")
+
+
+def _ranges(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The model and the baselines on one axis: name, value and limits, and where they lie in percent."""
+    if not evaluation:
+        return []
+    main = evaluation["main"]
+    rows = [{"label": "this model", **evaluation["metrics"][main], "ours": True}]
+    rows += [{"label": b["label"], **b["metrics"][main], "ours": False} for b in evaluation["baselines"]]
+    rows = [
+        {"low": row["value"], "high": row["value"], **{k: v for k, v in row.items() if v is not None}}
+        for row in rows
+        if row["value"] is not None
+    ]
+    if not rows:
+        return []
+    low = min([0.0, *(row["low"] for row in rows)])
+    high = max([row["high"] for row in rows] + ([1.0] if _is_share(main) else []))
+    width = (high - low) or 1.0
+    for row in rows:
+        row["at"], row["from"], row["to"] = (100 * (row[key] - low) / width for key in ("value", "low", "high"))
+    return rows
+
+
+def _is_share(metric: str) -> bool:
+    return metric not in ("mae", "mse", "rmse", "log_loss")
+
+
+def _heat(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The confusion matrix with each cell's share of its row, and the label pairs that are most often confused."""
+    table = evaluation.get("confusion") if evaluation else None
+    if not table:
+        return None
+    counts = np.array(table["counts"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    pairs = [
+        {"gold": table["labels"][i], "answer": table["labels"][j], "count": int(counts[i, j])}
+        for i, j in np.argwhere(counts > 0)
+        if i != j
+    ]
+    pairs.sort(key=lambda pair: -pair["count"])
+    return {
+        "labels": table["labels"],
+        "rows": [list(zip(row, part, strict=True)) for row, part in zip(counts.tolist(), shares.tolist(), strict=True)],
+        "pairs": pairs[:12],
+        "dense": len(table["labels"]) > MOST_LABELS_IN_FULL,
+    }
+
+
+def _fits(predictions: Sequence[Mapping[str, Any]], recipe: str | None) -> list[Markup]:
+    """For numbers: answers over gold of each target, and how the errors are spread."""
+    rows = [row for row in predictions if row.get("error") is not None]
+    if not rows or recipe is None:
+        return []
+    target = yaml.safe_load(recipe)["task"].get("target", "score")
+    names = [target] if isinstance(target, str) else list(target)
+    plots = []
+    errors: list[float] = []
+    for place, name in enumerate(names):
+        gold = [float(row["gold"][place]) for row in rows]
+        given = [float(row["answer"] if len(names) == 1 else row["answer"][name]) for row in rows]
+        errors += [a - g for a, g in zip(given, gold, strict=True)]
+        plots.append(scatter(gold, given, name))
+    counts, edges = np.histogram(errors, bins=21)
+    return [*plots, histogram(edges.tolist(), counts.tolist(), "answered minus right")]
+
+
+def _worst(predictions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows that the model was wrong about and most sure of, or farthest off."""
+    wrong = [row for row in predictions if row.get("correct") is False]
+    wrong.sort(key=lambda row: -(row["confidence"] or 0.0))
+    far = sorted((row for row in predictions if row.get("error")), key=lambda row: -row["error"])
+    return (wrong or far)[:WORST_ROWS]
+
+
+def number(value: float | None) -> str:
+    """A value to three or four digits; a dash for none."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with separators."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def share(value: float | None) -> str:
+    """A part of one in percent."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def size(value: float | None) -> str:
+    """Bytes in MB or GB."""
+    if value is None:
+        return "–"
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+
+
+def duration(value: float | None) -> str:
+    """Seconds as minutes and seconds, or hours."""
+    if value is None:
+        return "–"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{value:.1f} s"

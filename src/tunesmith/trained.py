@@ -1,0 +1,219 @@
+"""What can be done with a trained model: ask it, judge it on new rows, write it in another format."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from tunesmith import commit
+from tunesmith.batch import Column, Padding, encoded
+from tunesmith.contracts import Answer, Artifact, Corpus, Family, Record, Task
+from tunesmith.deploy import EXPORTERS
+from tunesmith.deploy.export import NOTE
+from tunesmith.deploy.export import export as write_artifact
+from tunesmith.deploy.parcel import Golden, Parcel
+from tunesmith.deploy.predictor import Predictor
+from tunesmith.errors import BadRow, UserError, named, nearest, shown
+from tunesmith.evaluate.judge import judge
+from tunesmith.pipeline import GOLDEN_ROWS
+from tunesmith.prepare.corpus import read_corpus
+from tunesmith.prepare.sources import read_source
+from tunesmith.recipe import Recipe
+from tunesmith.recipe_parts import Part
+from tunesmith.run import Run
+from tunesmith.select.foundation import fit_tokenizer, open_foundation
+from tunesmith.select.options import ModelOptions
+from tunesmith.select.source import BUILTIN
+from tunesmith.tasks import TASKS
+
+Row = str | Sequence[str] | Mapping[str, Any]
+"""A text; the texts of a pair; or texts by column."""
+
+
+def artifacts(run: Run) -> dict[str, Path]:
+    """The folder of each artefact of a run by its kind. Raises UserError when there is none yet."""
+    written = run.read_json("deploy.json") or []
+    if not written:
+        fix = f"go on with it: tunesmith run {quote(named(run.folder))}"
+        raise UserError(named(run.folder), "has no model yet", fix)
+    return {entry["kind"]: run.folder / entry["folder"] for entry in written}
+
+
+def open_predictor(place: Path, *, base: str | None = None) -> Predictor:
+    """The model of a run, or of an exported folder, ready to answer.
+
+    base: the folder or hub id of an adapter's base model, where it is not the run's own, built in, or cached.
+    """
+    if (place / NOTE).is_file():
+        return _opened(place, None if base is None else ModelOptions(name=base), Path())
+    run = Run.open(place)
+    found = artifacts(run)
+    folder = found.get("safetensors") or next(iter(found.values()))
+    own = base is None
+    predictor = _opened(
+        folder, run.recipe().model if own else ModelOptions(name=str(base)), run.folder if own else Path()
+    )
+    return replace(predictor, name=run.folder.resolve().name)
+
+
+def _opened(folder: Path, model: ModelOptions | None, start: Path) -> Predictor:
+    def read_task(spec: Mapping[str, Any]) -> Task:
+        try:
+            return cast(Task, Part(TASKS).made(spec))
+        except ValidationError as error:
+            found = error.errors(include_url=False)[0]
+            where = ".".join(map(str, found["loc"]))
+            raise UserError(named(folder / NOTE), f"task.{where}: {found['msg']}", "export it again") from error
+
+    def find_base(name: str, revision: str | None) -> Path:
+        built_in = next((key for key, (_, hub_id) in BUILTIN.items() if hub_id == name), name)
+        options = model or ModelOptions(name=built_in, revision=revision)
+        foundation = open_foundation(options, start)
+        wanted = json.loads((folder / NOTE).read_text(encoding="utf-8"))["base_sha256"]
+        if foundation.card.weights_sha256 != wanted:
+            found = f"is not the base that this adapter was trained on ({foundation.card.weights_sha256[:12]})"
+            raise UserError(shown(options.name), found, f"its weights must have the sha256 {wanted[:12]}…; see --base")
+        return foundation.folder
+
+    return Predictor.open(folder, read_task=read_task, find_base=find_base)
+
+
+def ask(predictor: Predictor, rows: Sequence[Row], *, first: int = 1) -> list[Answer]:
+    """An answer for each row, in order. first: the number of the first row in messages."""
+    plain = [_by_column(row, predictor.task, first + place) for place, row in enumerate(rows)]
+    for place, row in enumerate(plain):
+        try:
+            predictor.task.read(row, with_target=False)
+        except BadRow as error:
+            raise UserError(f"input {first + place}", str(error), "mend or leave out this row") from error
+    return predictor.ask(plain)
+
+
+def _by_column(row: Row, task: Task, number: int) -> Mapping[str, Any]:
+    if isinstance(row, Mapping):
+        return row
+    texts = [row] if isinstance(row, str) else list(row)
+    if len(texts) != len(task.inputs):
+        wanted = " and ".join(shown(column) for column in task.inputs)
+        example = json.dumps([f"{column} text" for column in task.inputs])
+        fix = f"write {example}" if len(task.inputs) > 1 else "write one text"
+        raise UserError(f"input {number}", f"holds {len(texts)} of the texts {wanted}", fix)
+    return dict(zip(task.inputs, texts, strict=True))
+
+
+def evaluate(run: Run, data: Path) -> dict[str, Any]:
+    """What `evaluation.json` holds, for the rows in `data`.
+
+    Baselines are trained on the run's own training rows; they are left out when those cannot be read any more.
+    """
+    predictor, recipe = open_predictor(run.folder), run.recipe()
+    records = records_of(predictor.task, data)
+    predictions = predictor.task.predictions(predictor.outputs(records), records)
+    options = recipe.evaluate
+    try:
+        train = _corpus(recipe, run).splits["train"]
+    except UserError:
+        train, options = (), options.model_copy(update={"baselines": False})
+    return judge(
+        predictions,
+        predictor.task,
+        splits={"train": train, "test": records},
+        split="test",
+        options=options,
+        seed=recipe.seed,
+    )
+
+
+def records_of(task: Task, data: Path) -> list[Record]:
+    """The rows of a data file with their answers. Raises UserError for the first that cannot be graded."""
+    records: list[Record] = []
+    for raw in read_source(str(data), Path()):
+        where = f"{raw.source}, line {raw.line}"
+        if raw.problem is not None:
+            raise UserError(where, raw.problem, "mend or leave out this row")
+        for column in task.fields:
+            if column not in raw.fields:
+                raise UserError(where, f"has no column {shown(column)}", nearest(column, raw.fields))
+        try:
+            record = Record(len(records), raw.source, raw.line, *task.read(raw.fields))
+            task.check(record)
+        except BadRow as error:
+            raise UserError(where, str(error), "mend or leave out this row") from error
+        records.append(record)
+    if not records:
+        raise UserError(named(data), "holds no rows", "a data file needs rows below its header")
+    return records
+
+
+def export(run: Run, kind: str, *, out: Path | None = None) -> Artifact:
+    """The model of a run in another folder or format, proved to answer as it did; RUN/exports/KIND when not said where.
+
+    An artefact that the run has is copied; "safetensors" is made of an adapter by merging it into its base.
+    Raises UserError for a folder that is there already, and for a format that the run cannot give.
+    """
+    if kind not in EXPORTERS:
+        raise UserError(f"--format {shown(kind)}", "is not known", nearest(kind, EXPORTERS))
+    found = artifacts(run)
+    target = out or run.folder / "exports" / kind
+    if target.exists():
+        raise UserError(named(target), "is there already", "name another folder with --out")
+    if kind not in found and kind != "safetensors":
+        raise UserError(named(run.folder), "has no adapter: all weights were trained", "use --format safetensors")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return _copied(run, kind, found[kind], target) if kind in found else _merged(run, target)
+
+
+def _copied(run: Run, kind: str, source: Path, target: Path) -> Artifact:
+    commit.verify(source)
+
+    def copy(folder: Path) -> None:
+        for file in source.iterdir():
+            if file.name != "manifest.json":
+                shutil.copyfile(file, folder / file.name)
+
+    manifest = commit.commit_folder(target, copy, facts={"kind": kind})
+    parity = next(entry["parity"] for entry in run.read_json("deploy.json") if entry["kind"] == kind)
+    return Artifact(kind, target, sum(int(entry["size"]) for entry in manifest.files.values()), parity)
+
+
+def _merged(run: Run, target: Path) -> Artifact:
+    recipe, predictor = run.recipe(), open_predictor(run.folder)
+    foundation, task = open_foundation(recipe.model, run.folder), predictor.task
+    fit_tokenizer(foundation, task.auto_class(foundation.family))
+    corpus = _corpus(recipe, run)
+    split = next(name for name in ("test", "validation", "train") if corpus.splits.get(name))
+    records = list(corpus.splits[split][:GOLDEN_ROWS])
+    pad = float(foundation.tokenizer.pad_token_id or 0)
+    columns = {"input_ids": Column(pad), "token_type_ids": Column(0), **task.columns()}
+    padding = Padding(columns, positions=foundation.family is Family.DECODER)
+    data = encoded(task.encode(records, foundation.tokenizer, predictor.max_tokens))
+    audit, settings = run.read_json("audit.json"), recipe.as_mapping()
+    parcel = Parcel(
+        model=predictor.model,
+        method=recipe.method,
+        foundation=foundation,
+        task=task,
+        task_spec=Part(TASKS).written(cast(Any, task)),
+        max_tokens=predictor.max_tokens,
+        golden=Golden(data, padding, predictor.outputs(records), records),
+        facts={
+            "name": run.folder.name,
+            "method": settings["method"],
+            "licence": recipe.deploy.licence,
+            "files": audit["files"],
+            "ways": audit["ledger"]["ways"],
+            "evaluation": run.read_json("evaluation.json"),
+            "packages": run.read_json("environment.json")["packages"],
+            "recipe_sha256": recipe.digest(),
+        },
+    )
+    return write_artifact("safetensors", parcel, target)
+
+
+def _corpus(recipe: Recipe, run: Run) -> Corpus:
+    return read_corpus(recipe.data, recipe.task, base=run.folder, seed=recipe.seed)
