@@ -18,6 +18,8 @@ from tunesmith.recipe import load_recipe, recipe_from
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+MAIN_RECIPE = "support-desk-intent"
+"""The README's block runs it."""
 FENCE = re.compile(r"(?P<mark><!-- run -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```\n", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\((?P<to>[^)#]+)\)")
 
@@ -155,11 +157,19 @@ def test_a_shipped_recipe_is_whole_and_its_files_are_there(recipe: Path) -> None
     assert [source for source in sources if not (recipe.parent / source).is_file()] == []
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe", [recipe for recipe in RECIPES if recipe.stem != MAIN_RECIPE], ids=lambda path: path.stem
+)
 def test_a_shipped_recipe_runs_from_start_to_end(recipe: Path, tmp_path: Path) -> None:
     from tunesmith import api
 
-    small = ["data.limit=24", "train.max_steps=2", "evaluate.resamples=100", "deploy.verify=false", "data.cache=false"]
+    small = [
+        "data.limit=24",
+        "train.max_steps=2",
+        "train.batch_size=4",
+        "evaluate.resamples=100",
+        "deploy.verify=false",
+    ]
     run = api.run(recipe, overrides=small, folder=tmp_path / "run")
     assert run.state == "complete"
     assert run.read_json("evaluation.json")["rows"] == 24

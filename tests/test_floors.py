@@ -30,6 +30,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",
     "pydantic_core": "pydantic",
+    "markupsafe": "jinja2",
 }
 """Names of distributions that differ from what is imported, and of the one that a part belongs to."""
 

@@ -25,10 +25,16 @@ WORDS = (
 VOCABULARY = 200
 
 CONFIGURATIONS: dict[str, PretrainedConfig] = {
-    "bert": BertConfig(initializer_range=0.2, 
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, max_position_embeddings=64
+    "bert": BertConfig(
+        initializer_range=0.2,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
     ),
-    "roberta": RobertaConfig(initializer_range=0.2, 
+    "roberta": RobertaConfig(
+        initializer_range=0.2,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,

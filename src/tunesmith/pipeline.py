@@ -89,7 +89,7 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
         foundation = select(house)
         prepared = prepare(house, foundation)
         adapted, task = adapt(house, foundation, prepared)
-        tune(house, prepared, adapted, task)
+        tune(house, foundation, prepared, adapted, task)
         evaluate(house, prepared, adapted, task)
         deploy(house, foundation, prepared, adapted, task)
         finish(house, time.monotonic() - began)
@@ -183,9 +183,9 @@ def adapt(house: House, foundation: Foundation, prepared: Prepared) -> tuple[Ada
     )
     if recipe.train.gradient_checkpointing:
         loaded.model.activation_checkpointing_enable()
-        loaded.model.enable_input_require_grads()
+        loaded.model.enable_input_require_grads()  # type: ignore[no-untyped-call]
     adapted = recipe.method.adapt(loaded.model, foundation.family, loaded.head, recipe.seed)
-    adapted.model.to(house.world.device)
+    torch.nn.Module.to(adapted.model, house.world.device)
     total, trainable = parameter_counts(adapted.model)
     notes = [*loaded.notes, *adapted.notes]
     for note in notes:
@@ -199,10 +199,10 @@ def adapt(house: House, foundation: Foundation, prepared: Prepared) -> tuple[Ada
     return adapted, learned.suit(adapted.model)
 
 
-def tune(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> Outcome:
+def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> Outcome:
     """Trains the model; it ends with the weights that the recipe asks for."""
     recipe, rows = house.recipe, prepared.corpus.splits["train"]
-    precision = choose_precision(recipe.train.precision, _model_type(adapted), house.world.device)
+    precision = choose_precision(recipe.train.precision, foundation.card.model_type, house.world.device)
     peak = recipe.train.learning_rate or recipe.method.learning_rate
     plan = make_plan(recipe.train, rows=len(rows), seed=recipe.seed, peak=peak, precision=precision)
     house.screen.stage(
@@ -221,6 +221,7 @@ def tune(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> Outc
         higher_is_better=watched != "loss" and METRICS.load(watched).higher_is_better,
         facts={
             "data": prepared.corpus.fingerprint,
+            "base": foundation.card.weights_sha256,
             "processes": house.world.size,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
@@ -366,11 +367,6 @@ def finish(house: House, seconds: float) -> None:
 def _sources(recipe: Recipe) -> str:
     train = recipe.data.train
     return train if isinstance(train, str) else ", ".join(train)
-
-
-def _model_type(adapted: Adapted) -> str:
-    config: Any = adapted.model.config
-    return str(config.model_type)
 
 
 def _now() -> str:

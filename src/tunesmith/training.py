@@ -224,12 +224,13 @@ class _Desk:
     def _same_ground(self, folder: Any) -> None:
         """Refuses other data; says what else differs from when the checkpoint was written."""
         before, now = commit.verify(folder).facts, self.session.facts
-        if before["data"] != now["data"]:
-            raise UserError(
-                str(folder.name),
-                f"was trained on data {str(before['data'])[:12]}, these are {str(now['data'])[:12]}",
-                "bring the data back, or start another run with --run",
-            )
+        for key, what in (("data", "data"), ("base", "a base model with weights")):
+            if before.get(key) != now.get(key):
+                raise UserError(
+                    str(folder.name),
+                    f"was trained on {what} {str(before.get(key))[:12]}, now it is {str(now.get(key))[:12]}",
+                    "bring it back, or start another run with --run",
+                )
         for key in sorted(set(before) | set(now)):
             if before.get(key) != now.get(key):
                 self.teller.say(

@@ -90,7 +90,7 @@ class LoRA(Options):
     def merge(self, model: nn.Module) -> PreTrainedModel:
         if not isinstance(model, PeftModel):
             raise TypeError(f"{type(model).__name__} holds no adapter")
-        merged: PreTrainedModel = model.merge_and_unload()  # type: ignore[operator]
+        merged: PreTrainedModel = model.merge_and_unload()
         return merged
 
 

@@ -46,7 +46,8 @@ def run(
     flags = {"model.name": model, "data.train": data, "task.kind": task, "method": method}
     path, settings = _recipe_and_settings(words or [])
     if path is None:
-        recipe, name = _from_flags(data, model, task, settings + ([f"method={write_value(method)}"] if method else []))
+        settings = ([f"method={write_value(method)}"] if method else []) + settings
+        recipe, name = _from_flags(data, model, task, settings)
         base = Path()
     else:
         settings = [f"{key}={write_value(value)}" for key, value in flags.items() if value is not None] + settings

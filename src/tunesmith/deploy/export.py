@@ -16,6 +16,7 @@ from tunesmith.deploy.card import model_card
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.parity import check_parity
 from tunesmith.errors import CheckFailed, UserError
+from tunesmith.quiet import quiet
 
 NOTE = "tunesmith.json"
 FORMAT = 1
@@ -48,7 +49,8 @@ def write_full(parcel: Parcel, folder: Path) -> None:
     """A full model as `save_pretrained` writes it; adapters are merged into it."""
     merged = parcel.method.merge(parcel.model)
     _refuse_broken(merged)
-    merged.save_pretrained(folder)
+    with quiet():
+        merged.save_pretrained(folder)
 
 
 def write_adapter(parcel: Parcel, folder: Path) -> None:
@@ -60,7 +62,8 @@ def write_adapter(parcel: Parcel, folder: Path) -> None:
     config.base_model_name_or_path = parcel.foundation.portable_name
     config.revision = parcel.foundation.card.revision
     config.inference_mode = True
-    model.save_pretrained(str(folder), safe_serialization=True)
+    # The embeddings never move, and asking PEFT to find that out makes it look for the base on the hub.
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
     base.config.save_pretrained(folder)

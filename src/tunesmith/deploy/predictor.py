@@ -19,6 +19,7 @@ from tunesmith.contracts import Answer, Record, Task
 from tunesmith.deploy.export import FORMAT, NOTE
 from tunesmith.errors import BadRow, UserError
 from tunesmith.forward import Inference, all_outputs
+from tunesmith.quiet import quiet
 from tunesmith.world import World, alone
 
 TaskReader = Callable[[Mapping[str, Any]], Task]
@@ -92,17 +93,8 @@ def _adapted(folder: Path, note: Mapping[str, Any], find_base: BaseFinder) -> nn
 
 
 def _load(auto_class: str, folder: Path, config: Any) -> Any:
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        given = {} if config is None else {"config": config}
+    given = {} if config is None else {"config": config}
+    with quiet():
         return getattr(transformers, auto_class).from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, **given
         )
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

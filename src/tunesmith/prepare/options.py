@@ -28,10 +28,10 @@ class DataOptions(Options):
     max_tokens: int | None = Field(
         None,
         ge=4,
-        description="Longest row in tokens; longer ones are cut and counted. None: what the model can take, at most 512.",
+        description="Longest row in tokens; longer ones are cut and counted. None: the model's limit, at most 512.",
     )
     limit: int | None = Field(None, ge=1, description="Use only this many rows of each source, from its start.")
     cache: bool = Field(
         True,
-        description="Keep encoded rows beside the runs, to use again when nothing that shapes them has changed.",
+        description="Keep encoded rows beside the runs, and use them again while nothing that shapes them changes.",
     )

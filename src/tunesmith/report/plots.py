@@ -4,6 +4,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 INK, LINE, FIRST, SECOND = "#010203", "#040506", "#070809", "#0a0b0c"
 """Stand-ins that become the page's colours."""
 COLOURS = {INK: "currentColor", LINE: "var(--line)", FIRST: "var(--first)", SECOND: "var(--second)"}
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tunesmith",
     "text.parse_math": False,
@@ -48,7 +49,9 @@ def draw(paint: Callable[[Axes], None], *, width: float = 5.0, height: float = 2
         axes.patch.set_alpha(0)
         paint(axes)
         out = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
+            out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -138,7 +141,7 @@ def histogram(edges: Sequence[float], counts: Sequence[float], label: str) -> Ma
     """Bars of counts between edges."""
 
     def paint(axes: Axes) -> None:
-        widths = [right - left for left, right in zip(edges, edges[1:], strict=False)]
+        widths = [right - left for left, right in pairwise(edges)]
         axes.bar(edges[:-1], counts, width=widths, align="edge", color=FIRST, alpha=0.8, linewidth=0)
         axes.set_xlabel(label)
         axes.set_ylabel("rows")

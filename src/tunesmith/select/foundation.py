@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from tunesmith.contracts import Card, Family, Foundation
 from tunesmith.errors import UserError
+from tunesmith.quiet import quiet
 from tunesmith.select.options import ModelOptions
-from tunesmith.select.quiet import quiet
 from tunesmith.select.safety import check_folder, tensor_sizes, weight_files
 from tunesmith.select.source import find_source
 
@@ -97,7 +97,7 @@ def supported(foundation: Foundation, auto_class: str) -> type[transformers.PreT
     if type(foundation.config) not in mapping:
         raise UserError(
             "task",
-            f"{foundation.card.model_type} models have no {auto_class.removeprefix('AutoModelFor')} head in transformers",
+            f"{foundation.card.model_type} models have no {auto_class.removeprefix('AutoModelFor')} head",
             "choose another model or task",
         )
     found: type[transformers.PreTrainedModel] = mapping[type(foundation.config)]

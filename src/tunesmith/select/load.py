@@ -12,8 +12,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tunesmith.contracts import Foundation
 from tunesmith.errors import UserError
+from tunesmith.quiet import quiet
 from tunesmith.select.foundation import supported
-from tunesmith.select.quiet import quiet
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a model folder may not contain: weights in pickles, configuration that runs code, names that leave the folder."""
+"""What a model folder may not contain: pickled weights, configuration that runs code, names that leave the folder."""
 
 import json
 from collections.abc import Iterator

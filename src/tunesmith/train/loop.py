@@ -138,7 +138,7 @@ def _backward(state: State, model: nn.Module, course: Course, batches: Sequence[
             part = part if batch.rows else part * 0.0
             loss += float(part.detach())
             part = part * world.size  # gradients are averaged over processes, and a sum is wanted
-            (part if state.scaler is None else state.scaler.scale(part)).backward()
+            torch.autograd.backward(part if state.scaler is None else state.scaler.scale(part))
     return loss
 
 

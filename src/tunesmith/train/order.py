@@ -32,7 +32,8 @@ class Order:
         """Row numbers of the update that follows `step` updates; the last of an epoch may be shorter."""
         per_epoch = -(-self.rows // self.batch_size)
         epoch, place = divmod(step, per_epoch)
-        return self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        start = place * self.batch_size
+        return np.asarray(self._epoch(epoch)[start : start + self.batch_size])
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
