@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "tunesmith"
 
 ROOMS = {"tasks", "select", "prepare", "adapt", "train", "evaluate", "deploy", "report"}
 FLOORS: dict[str, int] = {
-    **dict.fromkeys(("batch", "catalog", "commit", "contracts", "errors", "forward", "options", "world"), 0),
+    **dict.fromkeys(("batch", "catalog", "commit", "contracts", "errors", "forward", "options", "quiet", "world"), 0),
     **dict.fromkeys(ROOMS, 1),
     **dict.fromkeys(("recipe", "recipe_errors", "recipe_parts", "recipe_schema", "recipe_yaml", "run"), 2),
     **dict.fromkeys(("api", "pipeline", "trained", "training"), 3),
@@ -152,6 +152,14 @@ def is_false(value: ast.expr) -> bool:
 
 def test_every_module_stands_on_a_floor() -> None:
     assert {home(module) for module in MODULES if home(module)} == set(FLOORS)
+
+
+def test_the_picture_in_the_docs_shows_these_floors() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = dict(re.findall(r"^floor (\d) +(\S+(?:,? {1,2}\S+)*)", page, re.MULTILINE))
+    shown = {name: int(floor) for floor, names in picture.items() for name in re.split(r",? +", names)}
+    parts = {name: floor for name, floor in FLOORS.items() if not name.startswith(("recipe_", "__"))}
+    assert shown == parts
 
 
 @pytest.mark.parametrize("module", MODULES)

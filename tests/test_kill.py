@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workshop import Bench, bench
 
 from tunesmith import commit
 from tunesmith.contracts import Corpus, Ledger, Predictions, Step
@@ -21,6 +20,7 @@ from tunesmith.run import Run
 from tunesmith.train.journal import read_journal
 from tunesmith.train.signals import Wish, stop_wish
 from tunesmith.training import Outcome, Session, train
+from workshop import Bench, bench
 
 SETTINGS: dict[str, Any] = {"epochs": 8, "evaluate_every": 5, "save_every": 2, "keep": 2, "batch_size": 4}
 Fault = Callable[[], None]
@@ -226,7 +226,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
 
 def test_other_data_is_refused_on_resume_with_both_hashes(one: Bench, start: dict[str, Any], tmp_path: Path) -> None:
     tuned(one, start, tmp_path / "run")
-    with pytest.raises(UserError, match="same data.*other data"):
+    with pytest.raises(UserError, match=r"same data.*other data"):
         tuned(one, start, tmp_path / "run", data="other data")
 
 

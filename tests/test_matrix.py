@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIGURATIONS
-from workshop import CPU, Bench, bench, left
 
+from tiny import CONFIGURATIONS
 from tunesmith.adapt import METHODS
 from tunesmith.contracts import Family
 from tunesmith.forward import Inference, all_outputs
@@ -18,6 +17,7 @@ from tunesmith.select.foundation import supported
 from tunesmith.select.load import load_model
 from tunesmith.tasks import TASKS
 from tunesmith.train.loop import steps
+from workshop import CPU, Bench, bench, left
 
 CELLS = [
     (family, task, number, method)
@@ -84,7 +84,7 @@ def test_cell_keeps_its_contract(family: str, task: str, number: int, method: st
     if one.foundation.family is Family.DECODER:
         assert np.abs(outputs(one, side="left") - learned).max() < 1e-4, "left padding differs from right"
 
-    for record, row in zip(one.records, learned, strict=True):
+    for _record, row in zip(one.records, learned, strict=True):
         json.dumps({"value": one.task.answer(row).value, "scores": dict(one.task.answer(row).scores)})
 
     folded = one.task.fold(one.adapted.model)

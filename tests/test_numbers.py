@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from workshop import CPU, Bench, bench, left
 
 from tunesmith.train.loop import Course, State, _backward
 from tunesmith.train.order import micro_batches
+from workshop import CPU, Bench, bench, left
 
 BOUND = 1e-10
 

@@ -18,10 +18,45 @@ from transformers import (
     T5Config,
 )
 
-WORDS = (
-    "the parcel is late and broken please cancel my order refund money now good morning kind shop thank you "
-    "red blue green kettle lamp chair arrived yesterday never again wonderful terrible quick slow answer 1 2 3"
-).split()
+WORDS = [
+    "the",
+    "parcel",
+    "is",
+    "late",
+    "and",
+    "broken",
+    "please",
+    "cancel",
+    "my",
+    "order",
+    "refund",
+    "money",
+    "now",
+    "good",
+    "morning",
+    "kind",
+    "shop",
+    "thank",
+    "you",
+    "red",
+    "blue",
+    "green",
+    "kettle",
+    "lamp",
+    "chair",
+    "arrived",
+    "yesterday",
+    "never",
+    "again",
+    "wonderful",
+    "terrible",
+    "quick",
+    "slow",
+    "answer",
+    "1",
+    "2",
+    "3",
+]
 VOCABULARY = 200
 
 CONFIGURATIONS: dict[str, PretrainedConfig] = {

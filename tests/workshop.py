@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import model_folder
 
+from tiny import model_folder
 from tunesmith.adapt import METHODS
 from tunesmith.batch import Column, Encoded, Padding, encoded
 from tunesmith.contracts import Adapted, Family, Foundation, Method, Record, Task

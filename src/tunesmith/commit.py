@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def commit_folder(
     except OSError as error:
         size = sum(path.stat().st_size for path in _files(temporary)) if temporary.is_dir() else 0
         shutil.rmtree(temporary, ignore_errors=True)
-        _recover(target)
+        with suppress(OSError):  # `clean` does it later
+            _recover(target)
         _explain(error, target, size)
         raise
     except BaseException:

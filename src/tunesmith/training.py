@@ -3,6 +3,7 @@
 import resource
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -159,7 +160,8 @@ class _Desk:
         self.timing.write({"step": step.step, "seconds": round(seconds, 6)})
         for tracker in self.trackers:
             tracker(step.step, values({"event": "step", **asdict(step)}))
-        self.teller.step(step, self.session.course.plan.steps)
+        with suppress(BrokenPipeError):  # whoever listened has left; the work goes on
+            self.teller.step(step, self.session.course.plan.steps)
 
     def judge(self, step: Step) -> None:
         """Measures the model on the validation split, and remembers whether it is the best so far."""

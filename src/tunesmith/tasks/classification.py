@@ -68,7 +68,7 @@ class Classification(Options):
     metric: str | None = Field(None, description="Main metric; None: accuracy, or micro_f1 with `multi_label`.")
     balance: Literal["none", "weights", "sampler"] = Field(
         "none",
-        description="Make rare labels count as much as frequent ones: `weights` in the loss, or a `sampler` that draws them more often.",
+        description="Make rare labels count as much as frequent ones: by `weights` in the loss, or by a `sampler`.",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of each target that is spread over all labels.")
     threshold: float = Field(

@@ -109,7 +109,11 @@ def _update(state: State, model: nn.Module, course: Course) -> Step | None:
     if state.scaler is not None:
         state.scaler.unscale_(state.optimiser)
     moving = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
-    norm = float(nn.utils.clip_grad_norm_(moving, plan.options.max_grad_norm or math.inf))
+    found = [parameter.grad for parameter in moving if parameter.grad is not None]
+    total = nn.utils.get_total_norm(found)
+    norm = float(total)
+    if math.isfinite(norm) and plan.options.max_grad_norm:
+        nn.utils.clip_grads_with_norm_(moving, plan.options.max_grad_norm, total)
     if state.scaler is not None:
         state.scaler.step(state.optimiser)
         state.scaler.update()

@@ -42,7 +42,7 @@ class TrainOptions(Options):
     max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0 leaves them.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format of the forward pass; weights stay float32. auto: bfloat16 where the processor multiplies it natively.",
+        description="Number format of the forward pass; weights stay float32. auto: bfloat16 where it is native.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass instead of keeping them."

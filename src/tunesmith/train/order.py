@@ -47,7 +47,7 @@ def share(index: NDArray[np.int64], lengths: NDArray[np.int64], rank: int, size:
     """The rows of an optimiser batch that process `rank` of `size` computes: dealt out by length, to and fro."""
     ordered = index[np.argsort(-lengths[index], kind="stable")]
     turn = np.arange(len(ordered)) % (2 * size)
-    return ordered[np.where(turn < size, turn, 2 * size - 1 - turn) == rank]
+    return np.asarray(ordered[np.where(turn < size, turn, 2 * size - 1 - turn) == rank])
 
 
 def micro_batches(
