@@ -145,7 +145,7 @@ def _tokenizer(kind: str) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
             mask_token="[MASK]", model_max_length=64,
-            model_input_names=["input_ids", "token_type_ids", "attention_mask"] if kind == "bert" else None,
+            model_input_names=["input_ids", *(["token_type_ids"] if kind == "bert" else []), "attention_mask"],
         )  # fmt: skip
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
