@@ -1,0 +1,146 @@
+"""The server answers like the library, stays within its bounds, and tells nothing it should not."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from test_deploy import opened, parcel
+from workshop import bench
+
+from tunesmith.deploy import server
+from tunesmith.deploy.export import export
+from tunesmith.deploy.predictor import Predictor
+from tunesmith.errors import UserError
+
+KEY = "a secret that nobody guesses"
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    folder = tmp_path_factory.mktemp("serve")
+    one = bench(folder / "bert", "bert", "classification", "full")
+    export("safetensors", parcel(one, "classification"), folder / "artifact", verify=False)
+    return opened(folder / "artifact", folder / "bert")
+
+
+def running(predictor: Predictor, key: str | None = None) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = uvicorn.Config(server.create_app(predictor, key=key), host="127.0.0.1", port=port, log_level="error")
+    service = uvicorn.Server(config)
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not service.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    service.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def address(predictor: Predictor) -> Iterator[str]:
+    yield from running(predictor)
+
+
+@pytest.fixture(scope="module")
+def guarded(predictor: Predictor) -> Iterator[str]:
+    yield from running(predictor, KEY)
+
+
+def ask(address: str, **given: Any) -> httpx.Response:
+    return httpx.post(f"{address}/v1/predict", timeout=30, **given)
+
+
+def test_answers_are_those_of_the_library_for_texts_and_rows(address: str, predictor: Predictor) -> None:
+    texts = ["the lamp is broken", "thank you", "where is my parcel " * 20]
+    found = ask(address, json={"inputs": [texts[0], {"text": texts[1]}, texts[2]]}).json()
+    wanted = predictor.ask([{"text": text} for text in texts])
+    assert [answer["value"] for answer in found["answers"]] == [answer.value for answer in wanted]
+    for answer, right in zip(found["answers"], wanted, strict=True):
+        assert answer["scores"] == pytest.approx(dict(right.scores), abs=1e-5)
+
+
+def test_life_readiness_and_facts_are_told(address: str) -> None:
+    assert httpx.get(f"{address}/live").json() == {"live": True}
+    assert httpx.get(f"{address}/ready").json() == {"ready": True}
+    facts = httpx.get(f"{address}/v1/info").json()
+    assert (facts["columns"], facts["outputs"]) == (["text"], ["broken", "late", "thanks"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"{", 422),
+        (b"[]", 422),
+        (b'{"inputs": []}', 422),
+        (b'{"inputs": [""]}', 422),
+        (b'{"inputs": ["   "]}', 422),
+        (b'{"inputs": [1]}', 422),
+        (b'{"inputs": [NaN]}', 422),
+        (b'{"inputs": ["a"], "more": 1}', 422),
+        (b'{"inputs": [{"other": "a"}]}', 422),
+        (json.dumps({"inputs": ["a"] * 257}).encode(), 422),
+        (json.dumps({"inputs": ["a" * 100_001]}).encode(), 422),
+        (b'{"inputs": ["a\\u0000b"]}', 200),
+        (b"[" * 100_000, 400),
+        (b'{"inputs": ["\\ud800"]}', 422),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_and_never_breaks_the_server(body: bytes, status: int, address: str) -> None:
+    response = ask(address, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == status, response.text
+    assert "Traceback" not in response.text
+    assert "/" not in response.json().get("error", {}).get("message", ""), "no paths in errors"
+
+
+def test_a_body_over_the_limit_is_refused_with_and_without_its_length(address: str) -> None:
+    assert ask(address, content=b"x" * (server.MOST_BYTES + 1)).status_code == 413
+
+    def stream() -> Iterator[bytes]:
+        for _ in range(server.MOST_BYTES // 100_000 + 2):
+            yield b"x" * 100_000
+
+    try:
+        assert ask(address, content=stream()).status_code == 413
+    except httpx.WriteError:  # refused before all of it was sent
+        pass
+    assert httpx.get(f"{address}/live").status_code == 200
+
+
+def test_without_the_key_every_path_but_the_probes_is_closed(guarded: str) -> None:
+    for method, path in (("GET", "/v1/info"), ("POST", "/v1/predict"), ("GET", "/nothing"), ("GET", "/openapi.json")):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Bearer {KEY}x"}):
+            assert httpx.request(method, guarded + path, headers=headers).status_code == 401
+    assert httpx.get(f"{guarded}/live").status_code == 200
+    right = {"Authorization": f"Bearer {KEY}"}
+    assert httpx.get(f"{guarded}/v1/info", headers=right).status_code == 200
+
+
+def test_a_full_queue_is_said_at_once(address: str, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "WAITING", 0)
+    response = ask(address, json={"inputs": ["a"]})
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+
+
+def test_an_open_address_needs_a_key(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(server.KEY_VARIABLE, raising=False)
+    for host in ("0.0.0.0", "192.168.0.7", "example.org"):
+        with pytest.raises(UserError, match="TUNESMITH_API_KEY"):
+            server.serve(predictor, host=host, port=1)
+
+
+def test_unknown_paths_and_methods_are_plain_refusals(address: str, tmp_path: Path) -> None:
+    assert httpx.get(f"{address}/docs").status_code == 404
+    assert httpx.get(f"{address}/openapi.json").status_code == 404
+    assert httpx.get(f"{address}/v1/predict").status_code == 405
