@@ -1,6 +1,7 @@
-"""Crash-safe writes: whatever fails, and whenever, the last good folder is there and nothing else pretends to be one."""
+"""Crash-safe writes: whatever fails, and whenever, the last good folder is there and no other pretends to be one."""
 
 import errno
+import functools
 import json
 import os
 import random
@@ -183,20 +184,21 @@ def test_every_failing_call_leaves_the_last_good_folder(
         parent.mkdir()
         target = step(parent, 1, text="old")
         faults = Faults(at, code, forever=forever)
-        failed = False
+        failure: Exception | None = None
         with monkeypatch.context() as patch:
             faults.arm(patch)
             try:
                 commit_folder(target, fill("new"), step=1, run_id="run", replace=True)
             except (OSError, UserError, Broken) as error:
-                failed = True
-                assert code != errno.ENOSPC or "free" in str(error) or isinstance(error, Broken)
+                failure = error
+        if code == errno.ENOSPC and failure is not None:
+            assert "free" in str(failure) or isinstance(failure, Broken)
         clean(parent)
         verify(target)
         content = (target / "a.bin").read_bytes()
         assert content in (b"old" * 40, b"new" * 40)
         assert [path.name for path in parent.iterdir()] == ["step-0001"], f"call {at} left a husk"
-        if not failed and faults.count < at:
+        if failure is None and faults.count < at:
             break
     assert at > 8
 
@@ -212,7 +214,7 @@ def test_killed_at_every_call_the_newest_is_the_old_or_the_new(tmp_path: Path) -
         if pid == 0:
             try:
                 faults = Faults(at, 0, forever=False)
-                faults.before = lambda: _die_at(faults)  # type: ignore[method-assign]
+                faults.before = functools.partial(_die_at, faults)  # type: ignore[method-assign]
                 faults.arm(pytest.MonkeyPatch())
                 step(parent, 1, text="new")
                 step(parent, 2, text="next")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CONFIGURATIONS, model_folder
 
+from tiny import CONFIGURATIONS, model_folder
 from tunesmith.contracts import Family
 from tunesmith.errors import UserError
 from tunesmith.select.foundation import open_foundation

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from workshop import Bench, bench
 
 from tunesmith.errors import TrainingStopped, UserError
 from tunesmith.train.loop import State, steps
@@ -16,6 +15,7 @@ from tunesmith.train.options import StopOptions, TrainOptions
 from tunesmith.train.order import Order, mix, share
 from tunesmith.train.plan import choose_precision, make_plan
 from tunesmith.train.stopping import Watch
+from workshop import Bench, bench
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +136,7 @@ def weights(one: Bench) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_row_and_tensor(
-    precision: str, bases: Path
-) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_row_and_tensor(precision: str, bases: Path) -> None:
     one = bench(bases / "bert", "bert", "classification", "full")
     course = one.course(batch_size=12, max_steps=3)
     object.__setattr__(course.plan, "precision", precision)
