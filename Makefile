@@ -21,7 +21,7 @@ check: dev ## style, formatting and types
 	@$(PYTHON) -P -m mypy
 
 bench: dev ## the measurements in benchmarks/, one after the other
-	@set -e; for script in benchmarks/*.py; do [ ! -e "$$script" ] || $(PYTHON) -P "$$script"; done
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
 
 docs: dev ## the generated parts of docs/, made anew
 	@$(PYTHON) -P docs/generate.py
