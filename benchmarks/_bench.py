@@ -14,7 +14,7 @@ PYTHON = Path(sys.executable)
 
 
 def data(*names: str) -> Path | None:
-    """The folder of public data sets that $TUNESMITH_BENCH_DATA names, if it holds `names`; else says what is missing."""
+    """The folder that $TUNESMITH_BENCH_DATA names, if it holds the data sets `names`; else says what is missing."""
     folder = os.environ.get(VARIABLE)
     if not folder:
         print(f"skipped: {VARIABLE} does not name a folder of data sets", flush=True)

@@ -16,25 +16,7 @@ from pathlib import Path
 
 from _bench import fresh, table
 
-WORDS = [
-    "where",
-    "is",
-    "my",
-    "parcel",
-    "kettle",
-    "lamp",
-    "broken",
-    "late",
-    "thanks",
-    "refund",
-    "order",
-    "please",
-    "send",
-    "one",
-    "back",
-    "today",
-    "shop",
-]
+WORDS = tuple(f"word{number}" for number in range(20))
 
 
 def write(path: Path, rows: int) -> None:
