@@ -174,7 +174,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(capsys, words):
 @pytest.mark.parametrize("words", ["--help", "list --json", "list"])
 def test_a_closed_pipe_is_no_fault(tmp_path, words):
     made_run(tmp_path / "runs" / "a")
-    script = f"{sys.executable} -m tunesmith {words} | true; exit ${{PIPESTATUS[0]}}"
+    script = f"'{sys.executable}' -m tunesmith {words} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.returncode in (1, 141)

@@ -33,7 +33,7 @@ from tunesmith.select.load import load_model, parameter_counts
 from tunesmith.train.journal import read_journal
 from tunesmith.train.loop import Course
 from tunesmith.train.plan import choose_precision, make_plan
-from tunesmith.train.signals import Wish, stop_wish
+from tunesmith.train.signals import stop_wish
 from tunesmith.training import Outcome, Session, Teller, cost, train
 from tunesmith.world import World, alone, joined
 
@@ -58,7 +58,6 @@ class House:
     base: Path
     world: World
     screen: Screen
-    wish: Wish
 
     def keep(self, name: str, data: Any) -> None:
         """Writes a JSON file of the run, on the main process."""
@@ -98,18 +97,19 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
 
 @contextmanager
 def _house(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Iterator[House]:
-    with joined() as world, stop_wish() as wish:
+    with joined() as world:
         torch.use_deterministic_algorithms(recipe.train.deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a sixth
         if world.main:
             opened = Run.create_or_open(folder, recipe, base)
             with opened.lock():
                 if opened.state != "complete":
                     opened.write_json("environment.json", {**environment(), "started": _now()})
                 world.barrier()
-                yield House(recipe, opened, base, world, screen, wish)
+                yield House(recipe, opened, base, world, screen)
         else:
             world.barrier()
-            yield House(recipe, Run.open(folder), base, world, screen, wish)
+            yield House(recipe, Run.open(folder), base, world, screen)
 
 
 def select(house: House) -> Foundation:
@@ -228,7 +228,8 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
             "device": house.world.device.type,
         },
     )
-    outcome = train(session, house.wish, house.screen)
+    with stop_wish() as wish:  # elsewhere a signal ends the run at once: nothing would be lost
+        outcome = train(session, wish, house.screen)
     best = "" if outcome.best_step == outcome.steps else f", with the weights of step {outcome.best_step}"
     house.screen.say(f"{outcome.reason} after {outcome.steps} steps{best}")
     if house.world.main:

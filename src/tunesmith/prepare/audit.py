@@ -1,5 +1,6 @@
 """What is wrong or odd about the rows, before anything is learned from them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ SHOWN = 5
 UNEVEN = 10
 FEW = 5
 LABELS_IN_FULL = 60
+BROKEN = re.compile("[\ufffd\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+"""The replacement character, and control characters that are no white space."""
 
 
 def audit(corpus: Corpus) -> tuple[Finding, ...]:
@@ -115,14 +118,10 @@ def balance(splits: Splits, task: Task) -> Iterator[Finding]:
 
 def characters(splits: Splits, task: Task) -> Iterator[Finding]:
     """Signs of broken encoding: replacement and control characters."""
-    broken = [record for records in splits.values() for record in records if _is_broken(record.text)]
+    broken = [record for records in splits.values() for record in records if BROKEN.search(record.text)]
     if broken:
         message = f"{len(broken)} rows hold replacement or control characters, a sign of a wrong encoding"
         yield Finding("characters", "warning", message, len(broken), _where(broken))
-
-
-def _is_broken(text: str) -> bool:
-    return "\ufffd" in text or any(ord(character) < 32 and character not in "\t\n\r\f\v" for character in text)
 
 
 def constant(splits: Splits, task: Task) -> Iterator[Finding]:

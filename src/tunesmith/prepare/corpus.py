@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,15 +74,11 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
     records = splits["train"]
     parts = divide(records, [task.stratum(record) for record in records], shares, seed)
     splits |= {name: [records[place] for place in places] for name, places in parts.items()}
-    if len(splits["train"]) < FEWEST_ROWS:
-        raise UserError(
-            "data.train",
-            f"leaves {len(splits['train'])} usable rows to learn from",
-            f"at least {FEWEST_ROWS} are needed",
-        )
+    _require_rows(splits["train"])
     learned = task.learn(splits["train"])
     splits = {name: _checked(rows, learned, tally) for name, rows in splits.items()}
     tally.settle()
+    _require_rows(splits["train"])
     empty = [
         Finding("split", "warning", f"too few rows for a {name} split of its own")
         for name in shares
@@ -102,6 +98,13 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
         tuple(tally.skipped),
     )
     return replace(corpus, findings=(*corpus.findings, *audit(corpus)))
+
+
+def _require_rows(records: Sequence[Record]) -> None:
+    if len(records) < FEWEST_ROWS:
+        raise UserError(
+            "data.train", f"leaves {len(records)} usable rows to learn from", f"at least {FEWEST_ROWS} are needed"
+        )
 
 
 def _records(sources: Iterable[str], options: DataOptions, task: Task, base: Path, tally: _Tally) -> list[Record]:
@@ -138,7 +141,7 @@ def _record(raw: RawRow, row: int, options: DataOptions, task: Task, tally: _Tal
         inputs, target = task.read(raw.fields)
         group = None
         if options.group is not None:
-            if raw.fields.get(options.group) is None:
+            if raw.fields.get(options.group) in (None, ""):
                 raise BadRow(options.group, "nothing", "a group's name", "no_group")
             group = str(raw.fields[options.group])
     except BadRow as error:
@@ -148,23 +151,22 @@ def _record(raw: RawRow, row: int, options: DataOptions, task: Task, tally: _Tal
 
 
 def _keep_apart(splits: dict[str, list[Record]], tally: _Tally) -> None:
-    """Leaves out rows whose text also stands in a split that judges: of train and validation against test, then
-    of train against validation."""
+    """Leaves out rows whose text or group also stands in a split that judges: of train and validation against
+    test, then of train against validation."""
     for judge, judged in (("test", ("train", "validation")), ("validation", ("train",))):
-        known = {text_key(record) for record in splits.get(judge, ())}
+        texts = {text_key(record) for record in splits.get(judge, ())}
+        groups = {record.group for record in splits.get(judge, ())} - {None}
         for name in judged:
-            if known and name in splits:
-                splits[name] = _without(splits[name], known, f"also_in_{judge}", tally)
-
-
-def _without(records: Sequence[Record], known: Collection[bytes], reason: str, tally: _Tally) -> list[Record]:
-    kept = []
-    for record in records:
-        if text_key(record) in known:
-            tally.drop(record, reason)
-        else:
-            kept.append(record)
-    return kept
+            kept = []
+            for record in splits.get(name, ()):
+                if text_key(record) in texts:
+                    tally.drop(record, f"also_in_{judge}")
+                elif record.group in groups:
+                    tally.drop(record, f"group_in_{judge}")
+                else:
+                    kept.append(record)
+            if name in splits:
+                splits[name] = kept
 
 
 def _checked(records: Sequence[Record], task: Task, tally: _Tally) -> list[Record]:
@@ -181,11 +183,13 @@ def _checked(records: Sequence[Record], task: Task, tally: _Tally) -> list[Recor
 
 def _hashes(sources: Sequence[str], base: Path) -> dict[str, str]:
     """sha256 of each file read, by its shown name; a hub data set is named by itself."""
-    found = {}
+    found: dict[str, str] = {}
     for source in sources:
         for path in source_files(source, base):
             with path.open("rb") as file:
-                found[file_name(path, base)] = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            name = file_name(path, base)
+            found[name if found.get(name, digest) == digest else str(path)] = digest
         if source.startswith("hub:"):
             found[source] = "hub"
     return found
@@ -196,5 +200,5 @@ def _fingerprint(files: dict[str, str], task: Any, splits: dict[str, list[Record
     for name, records in sorted(splits.items()):
         digest.update(name.encode())
         for record in records:
-            digest.update(record.row.to_bytes(8, "little") + text_key(record))
+            digest.update(f"{record.row} {dict(record.inputs)!r} {record.target!r}\n".encode())
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class _Column:
     def numbers(self) -> tuple[float, ...] | None:
         try:
             return tuple(float(value) for value in self.values if not isinstance(value, bool | list | dict))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
 
     @property
@@ -137,7 +137,8 @@ def _texts(columns: Sequence[_Column]) -> list[_Column]:
             return [by_name[first], by_name[second]]
     texts = [column for column in columns if column.is_text and not _is_identity(column)]
     named_so = [column for column in texts if column.called(TEXT_NAMES)]
-    long = sorted(named_so or [c for c in texts if c.words >= 2 or c.characters >= 12], key=lambda c: -c.characters)
+    others = [column for column in texts if not column.called(LABEL_NAMES)] or texts
+    long = sorted(named_so or [c for c in others if c.words >= 2 or c.characters >= 12], key=lambda c: -c.characters)
     if not long and len(texts) > 1:  # short texts: the one with the most different values
         long = sorted(texts, key=lambda column: -column.different)
     return long[:1]
@@ -147,15 +148,27 @@ def _is_identity(column: _Column) -> bool:
     """Whether the values only tell rows apart."""
     name = column.name.strip().lower()
     one_word = column.words < 1.5
-    return (name in ("id", "uuid", "index", "key") or name.endswith(("_id", " id"))) and (
-        column.different > 0.9 * len(column.values) and one_word
-    )
+    if name in ("id", "uuid", "index", "key") or name.endswith(("_id", " id")):
+        return column.different > 0.9 * len(column.values) and one_word
+    return not column.called((*LABEL_NAMES, *SCORE_NAMES)) and _counts_rows(column)
+
+
+def _counts_rows(column: _Column) -> bool:
+    """Whether the values are whole numbers of which each follows the other."""
+    numbers = sorted(column.numbers or ()) if column.is_number else []
+    return len(numbers) > ORDINAL and all(after == before + 1 for before, after in pairwise(numbers))
 
 
 def _target(columns: Sequence[_Column]) -> tuple[str, _Column, str] | None:
     """What to learn of which column, and why it was taken for that."""
     usable = [column for column in columns if len(column.values) > 0.5 * column.rows]
-    usable.sort(key=lambda column: (not column.called(LABEL_NAMES), not column.called(SCORE_NAMES)))
+    usable.sort(
+        key=lambda column: (
+            not column.called(LABEL_NAMES),
+            not column.called(SCORE_NAMES),
+            column.different == len(column.values),  # such as the number of a customer
+        )
+    )
     for column in usable:
         name = shown(column.name)
         if column.is_list:

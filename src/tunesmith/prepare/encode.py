@@ -42,9 +42,11 @@ def encode_corpus(
 
 def cache_key(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> str:
     """A name that changes whenever the encoded rows could: data, tokenizer, template, task, length or version."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
     parts = [
         corpus.fingerprint,
-        tokenizer.backend_tokenizer.to_str(),
+        {name: part for name, part in backend.items() if name not in ("truncation", "padding")},  # set by each call
+        tokenizer.truncation_side,
         {name: str(value) for name, value in tokenizer.special_tokens_map.items()},
         tokenizer.model_input_names,
         tokenizer.chat_template,

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from tunesmith.errors import MissingExtra, UserError, nearest, shown
 LONGEST_LINE = 32_000_000
 """Bytes; a longer line is no row of text but a file of another kind."""
 BOM = b"\xef\xbb\xbf"
+UNREADABLE = (OSError, EOFError, zlib.error)
+"""What reading raises when a disk fails, or a compressed file is cut off or damaged."""
+HALF_A_PAIR = "holds half of a character pair (a lone surrogate)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,15 @@ def file_name(path: Path, base: Path) -> str:
 
 
 def _kind(path: Path) -> str:
-    suffixes = path.suffixes
-    ending = "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
-    return ending.lower().removesuffix(".gz")
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
 
 
 def _folder(path: Path, spec: str) -> list[Path]:
     if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
         return sorted(file for file in path.rglob("*") if file.is_file())
+    if (path / "dataset_dict.json").is_file():
+        raise UserError(shown(spec, 200)[1:-1], "holds several splits", "name the folder of one of them")
     files = sorted(file for file in path.iterdir() if file.is_file() and _kind(file) in _READERS)
     kinds = sorted({_kind(file) for file in files})
     if not files:
@@ -119,7 +124,7 @@ def _json_lines(path: Path, name: str) -> Iterator[RawRow]:
 def _line(file: IO[bytes], name: str, number: int) -> bytes:
     try:
         line = file.readline(LONGEST_LINE + 1)
-    except (OSError, EOFError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{name}, line {number}", f"cannot be read ({error})", "is the file complete?") from error
     if len(line) > LONGEST_LINE:
         raise UserError(f"{name}, line {number}", f"is longer than {LONGEST_LINE:,} bytes", "is this a file of rows?")
@@ -128,18 +133,20 @@ def _line(file: IO[bytes], name: str, number: int) -> bytes:
 
 def _json_row(line: bytes, name: str, number: int) -> RawRow:
     try:
-        text = line.decode()
+        text = line.decode().rstrip("\r\n")
         fields = json.loads(text)
     except UnicodeDecodeError as error:
         return RawRow(name, number, {}, f"byte {error.start + 1} is not UTF-8")
     except json.JSONDecodeError as error:
         return RawRow(name, number, {}, f"column {error.colno}: not JSON ({error.msg})")
+    except ValueError:  # Python's guard against numbers that take long to read
+        return RawRow(name, number, {}, "holds a number of too many digits")
     except RecursionError:
         return RawRow(name, number, {}, "nested too deeply")
     if not isinstance(fields, dict):
         return RawRow(name, number, {}, f"found {shown(fields)}, expected an object with named fields")
     if "\\ud" in text.lower() and _has_lone_surrogate(fields):
-        return RawRow(name, number, {}, "holds half of a character pair (a lone surrogate)")
+        return RawRow(name, number, {}, HALF_A_PAIR)
     return RawRow(name, number, fields)
 
 
@@ -157,16 +164,20 @@ def _json(path: Path, name: str) -> Iterator[RawRow]:
             found = json.loads(file.read().removeprefix(BOM))
         except (ValueError, RecursionError) as error:
             raise UserError(name, f"is not JSON ({error})", "a file of one object a line ends in .jsonl") from error
+        except UNREADABLE as error:
+            raise UserError(name, f"cannot be read ({error})", "is the file complete?") from error
     if isinstance(found, dict):
         lists = [value for value in found.values() if isinstance(value, list)]
         found = lists[0] if len(lists) == 1 else None
     if not isinstance(found, list):
         raise UserError(name, "holds no list of rows", "expected [{…}, …], or an object with one such list")
     for number, fields in enumerate(found, start=1):
-        if isinstance(fields, dict) and not _has_lone_surrogate(fields):
-            yield RawRow(name, number, fields)
-        else:
+        if not isinstance(fields, dict):
             yield RawRow(name, number, {}, f"found {shown(fields)}, expected an object with named fields")
+        elif _has_lone_surrogate(fields):
+            yield RawRow(name, number, {}, HALF_A_PAIR)
+        else:
+            yield RawRow(name, number, fields)
 
 
 def _separated(path: Path, name: str) -> Iterator[RawRow]:
@@ -176,23 +187,37 @@ def _separated(path: Path, name: str) -> Iterator[RawRow]:
             header_line = file.readline(LONGEST_LINE)
             delimiter = "\t" if _kind(path) == ".tsv" else max(",;\t", key=header_line.count)
             file.seek(0)
-            rows = csv.reader(file, delimiter=delimiter, strict=False)
-            header = [column.strip() for column in next(rows, [])]
+            rows = csv.reader(file, delimiter=delimiter, strict=True)
+            header = [column.strip() for column in next(rows, [""])]
             yield from _cells(rows, header, name)
         except UnicodeDecodeError as error:
-            raise UserError(name, f"byte {error.start + 1} of a part is not UTF-8", "save it as UTF-8") from error
+            raise UserError(f"{name}, line {_line_of_bytes(path)}", "is not UTF-8", "save it as UTF-8") from error
         except csv.Error as error:
-            raise UserError(name, f"cannot be read as separated values ({error})", "is a quote left open?") from error
-        except (OSError, EOFError) as error:
+            raise UserError(f"{name}, line 1", f"is no line of columns ({error})", "is a quote left open?") from error
+        except UNREADABLE as error:
             raise UserError(name, f"cannot be read ({error})", "is the file complete?") from error
 
 
+def _line_of_bytes(path: Path) -> int:
+    """The first line that is not UTF-8."""
+    with _open(path) as file:
+        return next((n for n, line in enumerate(file, start=1) if line.decode(errors="ignore").encode() != line), 1)
+
+
 def _cells(rows: Any, header: list[str], name: str) -> Iterator[RawRow]:
+    if not header:
+        raise UserError(f"{name}, line 1", "is blank", "the first line names the columns")
     if len(set(header)) < len(header):
         raise UserError(f"{name}, line 1", "names a column twice", "give each column a name of its own")
-    before = rows.line_num
-    for cells in rows:
-        line, before = before + 1, rows.line_num
+    while True:
+        line = rows.line_num + 1
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            yield RawRow(name, line, {}, f"cannot be read as separated values ({error}); is a quote left open?")
+            continue
+        if cells is None:
+            return
         if not cells:
             continue
         if len(cells) != len(header):
@@ -241,8 +266,12 @@ def _saved_data_set(path: Path, spec: str) -> Iterator[RawRow]:
         from datasets import load_from_disk
     except ModuleNotFoundError as error:
         raise MissingExtra(spec, "data") from error
-    for number, fields in enumerate(load_from_disk(str(path)), start=1):
-        yield RawRow(path.name, number, fields)
+    try:
+        for number, fields in enumerate(load_from_disk(str(path)), start=1):
+            yield RawRow(path.name, number, fields)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(path.name, f"is no whole data set ({reason})", "save it again") from error
 
 
 _READERS: dict[str, Callable[[Path, str], Iterator[RawRow]]] = {

@@ -41,14 +41,21 @@ def divide(
         for name in sorted(waiting):
             rows = sum(len(unit) for unit in by_stratum[name])
             carried += share * rows
-            while len(waiting[name]) > 1 and len(waiting[name][-1]) <= carried + 0.5 and carried >= 0.5:
-                unit = waiting[name].pop()
-                carried -= len(unit)
-                taken += unit
+            left: list[list[int]] = []
+            for unit in reversed(waiting[name]):
+                last = not left and unit is waiting[name][0]
+                if carried >= 0.5 and len(unit) <= carried + 0.5 and not last:
+                    carried -= len(unit)
+                    taken += unit
+                else:
+                    left.append(unit)
+            waiting[name] = left[::-1]
         if not taken and share > 0 and len(records) >= 5:
             largest = max(waiting, key=lambda name: len(waiting[name]))
             if len(waiting[largest]) > 1:
-                taken += waiting[largest].pop()
+                smallest = min(waiting[largest], key=len)
+                waiting[largest].remove(smallest)
+                taken += smallest
         parts[split] = sorted(taken)
     parts["train"] = sorted(place for units_left in waiting.values() for unit in units_left for place in unit)
     return parts

@@ -1,0 +1,117 @@
+"""What the shipped defaults and a few settings reach on public data and on the support desk, with intervals.
+
+TUNESMITH_BENCH_DATA=FOLDER python benchmarks/quality.py [NAME …]
+
+Every case is judged once on its test rows; rates and epochs were chosen on development rows only (for the support
+desk by cross-validation of the training tickets). The public sets are only measured where the folder holds them.
+"""
+
+import argparse
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _bench import ROOT, data, table
+
+from tunesmith import api
+from tunesmith.run import Run
+
+
+@dataclass(frozen=True)
+class Case:
+    """recipe: plain values, or a file of recipes/. sets: data sets that it needs. least: what it should reach."""
+
+    recipe: dict[str, Any] | str
+    sets: tuple[str, ...] = ()
+    least: str = ""
+
+
+SST2 = {"train": "sst2/train_sentences.jsonl.gz", "validation": "sst2/dev.jsonl.gz", "test": "sst2/test.jsonl.gz"}
+CASES = {
+    "sst2-full": Case(
+        {"task": {"kind": "classification"}, "data": SST2, "train": {"epochs": 3, "learning_rate": 1e-4}},
+        ("sst2",),
+        "accuracy 0.885",
+    ),
+    "sst2-lora": Case(
+        {
+            "task": {"kind": "classification"},
+            "data": SST2,
+            "method": {"kind": "lora", "rank": 8},
+            "train": {"epochs": 4, "learning_rate": 1e-3},
+        },
+        ("sst2",),
+        "within 0.015 of full",
+    ),
+    "stsb": Case(
+        {
+            "task": {
+                "kind": "regression",
+                "text": "text_a",
+                "text_b": "text_b",
+                "target": "score",
+                "metric": "spearman",
+            },
+            "data": {"train": "stsb/train.jsonl.gz", "validation": "stsb/dev.jsonl.gz", "test": "stsb/test.jsonl.gz"},
+            "train": {"epochs": 4, "learning_rate": 1e-4},
+        },
+        ("stsb",),
+        "spearman 0.85",
+    ),
+    "banking77": Case(
+        {
+            "task": {"kind": "classification"},
+            "data": {"train": "banking77/train.jsonl.gz", "validation": 0.05, "test": "banking77/test.jsonl.gz"},
+            "train": {"epochs": 5, "learning_rate": 2e-4},
+        },
+        ("banking77",),
+        "accuracy 0.90",
+    ),
+    "support-desk-intent": Case("support-desk-intent.yaml", least="above TF-IDF"),
+    "support-desk-intent-lora": Case("support-desk-intent-lora.yaml", least="above TF-IDF"),
+    "support-desk-urgency": Case("support-desk-urgency.yaml", least="below TF-IDF"),
+}
+
+
+def run(name: str, case: Case, folder: Path) -> Run | None:
+    """The finished run of a case, or None where its data are not there."""
+    if isinstance(case.recipe, str):
+        return api.run(ROOT / "recipes" / case.recipe, folder=folder / name)
+    place = data(*case.sets)
+    if place is None:
+        return None
+    whole = {"model": "builtin:minilm", "method": "full", "deploy": {"verify": False}, **case.recipe}
+    return api.run(whole, folder=folder / name, base=place)
+
+
+def shown(name: str, case: Case, done: Run) -> tuple[str, ...]:
+    found, spent = done.read_json("evaluation.json"), done.read_json("cost.json")
+    main = found["metrics"][found["main"]]
+    better = next((row for row in found["baselines"] if row["name"] == found["better_baseline"]), None)
+    beside = "" if better is None else f"{better['metrics'][found['main']]['value']:.3f}"
+    gap = "" if better is None else "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**better["difference"])
+    p_value = "" if better is None else f"{better['p_value']:.2g}"
+    score = f"{main['value']:.3f} [{main['low']:.3f}, {main['high']:.3f}]"
+    minutes = f"{spent['train_seconds']:.0f} s"
+    return name, found["main"], score, case.least, beside, gap, p_value, str(found["rows"]), minutes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CASES))
+    names = parser.parse_args().names or list(CASES)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            done = run(name, CASES[name], Path(folder))
+            if done is not None:
+                rows.append(shown(name, CASES[name], done))
+                print(*rows[-1], flush=True)
+    print()
+    header = ("case", "metric", "test score", "wanted", "baseline", "model - baseline", "p", "rows", "training")
+    table(header, rows)
+
+
+if __name__ == "__main__":
+    main()

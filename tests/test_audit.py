@@ -1,0 +1,191 @@
+"""Each look at the data finds the flaw that was planted, with its place and count, and is silent without it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.contracts import Corpus, Finding, Ledger, Record
+from tunesmith.prepare.audit import CHECKS, SHOWN, audit, picture
+from tunesmith.prepare.corpus import read_corpus
+from tunesmith.prepare.options import DataOptions
+from tunesmith.tasks.classification import Classification
+from tunesmith.tasks.regression import Regression
+
+Row = tuple[str, Any]
+CLEAN: dict[str, list[Row]] = {
+    "train": [(f"the {word} row {n}", label) for n, word in enumerate(("first", "second", "third", "fourth", "fifth"))
+              for label, word in (("x", word), ("y", f"other {word}"))],
+    "validation": [("held out", "x"), ("held out too", "y")],
+    "test": [("for the end", "x"), ("at last\n\ttwo lines, naïve – “quoted” 😀", "y")],
+}  # fmt: skip
+
+
+def records(split: str, rows: Sequence[Row]) -> list[Record]:
+    return [Record(n, f"{split}.csv", n + 2, {"text": text}, target) for n, (text, target) in enumerate(rows)]
+
+
+def with_rows(**more: Sequence[Row]) -> dict[str, list[Record]]:
+    """The clean splits, with rows appended."""
+    return {split: records(split, [*rows, *more.get(split, ())]) for split, rows in CLEAN.items()}
+
+
+def found(check: str, splits: Mapping[str, Sequence[Record]]) -> list[Finding]:
+    return list(CHECKS.load(check)(splits, Classification(labels=("x", "y"))))
+
+
+def corpus(splits: Mapping[str, Sequence[Record]]) -> Corpus:
+    rows = {split: len(held) for split, held in splits.items()}
+    return Corpus(Classification(labels=("x", "y")), splits, Ledger(rows, rows), (), {}, "print")
+
+
+REPEATED = ("the first row 0", "x")
+PLANTED: dict[str, tuple[dict[str, list[Row]], str, str, int, tuple[str, ...]]] = {
+    "repeats": (
+        {"train": [REPEATED, ("the  first row 0 ", "x")]},
+        "warning",
+        "2 of 12 train rows repeat an earlier one exactly",
+        2,
+        ("train.csv, line 12", "train.csv, line 13"),
+    ),
+    "conflicts": (
+        {"train": [("the first row 0", "y")]},
+        "warning",
+        "1 rows have the text of another row but another target",
+        1,
+        ("train.csv, line 2", "train.csv, line 12"),
+    ),
+    "leaks": (
+        {"validation": [("at last", "y")], "test": [REPEATED, ("at  last", "y")]},
+        "error",
+        "2 rows stand in another split too, which makes scores too good",
+        2,
+        ("test.csv, line 4", "test.csv, line 5"),
+    ),
+    "balance": (
+        {"train": [("a rarity", "z"), ("another", "z"), ("one more", "rare")]},
+        "warning",
+        "2 labels have fewer than 5 training rows: rare, z",
+        2,
+        (),
+    ),
+    "characters": (
+        {"train": [("caf\ufffd", "x")], "test": [("it\x92s", "y"), ("bell \x07", "x")]},
+        "warning",
+        "3 rows hold replacement or control characters, a sign of a wrong encoding",
+        3,
+        ("train.csv, line 12", "test.csv, line 4", "test.csv, line 5"),
+    ),
+}
+
+
+def test_every_check_has_a_planted_flaw() -> None:
+    assert {*PLANTED, "constant"} == set(CHECKS)
+
+
+@pytest.mark.parametrize("check", list(CHECKS))
+def test_clean_rows_bring_no_finding(check: str) -> None:
+    assert found(check, with_rows()) == []
+
+
+@pytest.mark.parametrize("check", PLANTED)
+def test_a_planted_flaw_is_found_with_its_place_and_count(check: str) -> None:
+    more, severity, message, count, rows = PLANTED[check]
+    assert found(check, with_rows(**more)) == [Finding(check, severity, message, count, rows)]
+
+
+@pytest.mark.parametrize("check", PLANTED)
+def test_half_a_flaw_is_none(check: str) -> None:
+    alike: dict[str, dict[str, list[Row]]] = {
+        "repeats": {"train": [("the first row 0", "y")], "test": [REPEATED]},
+        "conflicts": {"train": [REPEATED, ("The first row 0", "y")], "test": [REPEATED]},
+        "leaks": {"train": [REPEATED], "test": [("for the end", "x")]},
+        "balance": {"train": [(f"row {n}", "z") for n in range(5)], "test": [("a rarity", "rare")]},
+        "characters": {"train": [("tab\t, next\x85, feed\f, line\r\n, soft\u00adhyphen, \ufeff, \u200b", "x")]},
+    }
+    assert found(check, with_rows(**alike[check])) == []
+
+
+def test_very_uneven_labels_are_found(tmp_path: Path) -> None:
+    many = [(f"one of many {n}", "x") for n in range(46)]
+    [finding] = found("balance", with_rows(train=many))
+    assert finding.message == "'x' has 51 training rows and 'y' 5; task.balance can even that out"
+    assert finding.count == 51
+    assert found("balance", with_rows(train=many[:-1])) == []
+
+
+def test_numbers_have_no_balance_of_labels() -> None:
+    assert found("balance", {"train": records("train", [("a", (1.0,)), ("b", (2.0,))])}) == []
+
+
+def test_several_labels_a_row_are_counted_one_by_one() -> None:
+    rows: list[Row] = [(f"row {n}", ("x", "y") if n < 4 else ("x",)) for n in range(9)]
+    [finding] = found("balance", {"train": records("train", rows)})
+    assert finding.message == "1 labels have fewer than 5 training rows: y"
+
+
+def pairs(same: int) -> list[Record]:
+    return [
+        Record(n, "train.csv", n + 2, {"text": f"row {n}", "text_b": "always" if n < same else f"now {n}"}, "xy"[n % 2])
+        for n in range(6)
+    ]
+
+
+def test_an_input_that_is_the_same_in_every_training_row_is_found() -> None:
+    [finding] = found("constant", {"train": pairs(6)})
+    assert finding == Finding("constant", "warning", "'text_b' is the same in every training row", 6)
+    assert found("constant", {"train": pairs(5)}) == []
+    assert found("constant", {"train": pairs(6)[:1]}) == []
+
+
+def test_a_pair_is_only_repeated_when_both_texts_are() -> None:
+    first = Record(0, "f", 1, {"text": "a", "text_b": "b"}, "x")
+    swapped = Record(1, "f", 2, {"text": "b", "text_b": "a"}, "x")
+    moved = Record(2, "f", 3, {"text": "a b", "text_b": ""}, "x")
+    assert found("repeats", {"train": [first, swapped, moved]}) == []
+    assert [finding.count for finding in found("repeats", {"train": [first, swapped, first, Record(3, "f", 4,
+            {"text": "a", "text_b": "b"}, "x")]})] == [1]  # fmt: skip
+
+
+def test_a_finding_shows_only_the_first_rows_but_counts_all() -> None:
+    [finding] = found("repeats", with_rows(train=[REPEATED] * 30))
+    assert finding.count == 30
+    assert len(finding.rows) == SHOWN
+
+
+def test_an_audit_is_all_checks_together() -> None:
+    assert audit(corpus(with_rows())) == ()
+    more: dict[str, list[Row]] = {split: [] for split in CLEAN}
+    for planted, *_ in PLANTED.values():
+        for split, rows in planted.items():
+            more[split] += rows
+    assert {finding.check for finding in audit(corpus(with_rows(**more)))} == set(PLANTED)
+
+
+def test_a_corpus_brings_the_findings_of_its_files_and_no_leaks(tmp_path: Path) -> None:
+    def findings(train: Sequence[Row], test: Sequence[Row]) -> dict[str, Finding]:
+        for name, rows in (("train", train), ("test", test)):
+            lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+            (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+        options = DataOptions(train="train.jsonl", test="test.jsonl", validation=0)
+        return {
+            finding.check: finding for finding in read_corpus(options, Classification(), base=tmp_path, seed=0).findings
+        }
+
+    clean = [(f"row {n}", "xy"[n % 2]) for n in range(20)]
+    assert findings(clean, [("new", "x")]) == {}
+    made = findings([*clean, ("row 3", "y"), ("shared", "x")], [("shared", "x"), ("b\x00d", "y")])
+    assert set(made) == {"repeats", "characters"}
+    assert made["repeats"].rows == ("train.jsonl, line 21",)
+    assert made["characters"].rows == ("test.jsonl, line 2",)
+
+
+def test_a_picture_counts_labels_and_spreads_numbers(tmp_path: Path) -> None:
+    found = picture(corpus(with_rows(test=[("more", ("x", "z"))])))
+    assert found["test"] == {"rows": 3, "balance": {"x": 2, "y": 1, "z": 1}, "targets": None}
+    numbers = records("train", [("a", (1.0,)), ("b", (2.0,)), ("c", (6.0,))])
+    rows = {"train": 3}
+    made = Corpus(Regression(), {"train": numbers}, Ledger(rows, rows), (), {}, "print")
+    assert picture(made)["train"] == {"rows": 3, "balance": None, "targets": {"min": 1.0, "mean": 3.0, "max": 6.0}}

@@ -1,0 +1,244 @@
+"""What a data file is taken for, by its columns and first rows, and why."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.errors import UserError
+from tunesmith.prepare.detect import ROWS_LOOKED_AT, Detection, detect
+from tunesmith.prepare.sources import read_source
+from tunesmith.tasks import TASKS
+
+Row = Callable[[int], dict[str, Any]]
+
+
+def written(base: Path, row: Row, rows: int = 20) -> Path:
+    """A file of these rows; `row` makes one of its number."""
+    path = base / "rows.jsonl"
+    path.write_text("".join(json.dumps(row(n)) + "\n" for n in range(rows)), encoding="utf-8")
+    return path
+
+
+def text(n: int) -> str:
+    return f"a few words and {n}"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as told:
+        detect(path)
+    assert "\n" not in str(told.value)
+    return str(told.value).removeprefix(f"{path}: ")
+
+
+LAYOUTS: dict[str, tuple[Row, str, dict[str, Any]]] = {
+    "usual names": (
+        lambda n: {"text": text(n), "label": "ab"[n % 2]},
+        "classification",
+        {"text": "text", "label": "label"},
+    ),
+    "odd names": (
+        lambda n: {"Was ist's?": ["gut", "gar nicht gut"][n % 2], "Äußerung (voll)": text(n)},
+        "classification",
+        {"text": "Äußerung (voll)", "label": "Was ist's?"},
+    ),
+    "capitals and spaces": (
+        lambda n: {" Text ": text(n), "LABEL": "ab"[n % 2], "note": text(n) * 3},
+        "classification",
+        {"text": " Text ", "label": "LABEL"},
+    ),
+    "emoji": (
+        lambda n: {"message": text(n), "mood": "😀😡😐"[n % 3]},
+        "classification",
+        {"text": "message", "label": "mood"},
+    ),
+    "true and false": (
+        lambda n: {"body": text(n), "spam": n % 2 == 0},
+        "classification",
+        {"text": "body", "label": "spam"},
+    ),
+    "few whole numbers": (
+        lambda n: {"review": text(n), "stars": n % 5 + 1},
+        "classification",
+        {"text": "review", "label": "stars"},
+    ),
+    "fractions": (
+        lambda n: {"review": text(n), "stars": n / 4},
+        "regression",
+        {"text": "review", "target": "stars"},
+    ),
+    "whole numbers in a row that are called a score": (
+        lambda n: {"review": text(n), "score": n},
+        "regression",
+        {"text": "review", "target": "score"},
+    ),
+    "many whole numbers": (
+        lambda n: {"advert": text(n), "price": n * n},
+        "regression",
+        {"text": "advert", "target": "price"},
+    ),
+    "numbers as text": (
+        lambda n: {"advert": text(n), "price": f"{n / 3:.2f}"},
+        "regression",
+        {"text": "advert", "target": "price"},
+    ),
+    "a pair": (
+        lambda n: {"Premise": text(n), "Hypothesis": text(n + 1), "label": n % 3},
+        "classification",
+        {"text": "Premise", "text_b": "Hypothesis", "label": "label"},
+    ),
+    "a pair with numbers of its questions": (
+        lambda n: {
+            "id": n,
+            "qid1": 2 * n,
+            "qid2": 2 * n + 1,
+            "question1": text(n),
+            "question2": text(-n),
+            "same": n % 2,
+        },
+        "classification",
+        {"text": "question1", "text_b": "question2", "label": "same"},
+    ),
+    "a pair and how alike it is": (
+        lambda n: {"sentence1": text(n), "sentence2": text(n * 2), "similarity": n / 5},
+        "regression",
+        {"text": "sentence1", "text_b": "sentence2", "target": "similarity"},
+    ),
+    "lists of labels": (
+        lambda n: {"text": text(n), "topics": [["a"], ["b", "a"], []][n % 3]},
+        "classification",
+        {"text": "text", "label": "topics", "multi_label": True},
+    ),
+    "ids and a language": (
+        lambda n: {"id": f"row-{n}", "user_id": n * 7, "lang": "de", "text": text(n), "label": "ab"[n % 2]},
+        "classification",
+        {"text": "text", "label": "label"},
+    ),
+    "a counter before a label of another name": (
+        lambda n: {"": n, "utterance": text(n), "verdict": "ab"[n % 2]},
+        "classification",
+        {"text": "utterance", "label": "verdict"},
+    ),
+    "short texts and long labels": (
+        lambda n: {"utterance": f"hi {n}", "intent": ["greeting of any kind", "a farewell to a friend"][n % 2]},
+        "classification",
+        {"text": "utterance", "label": "intent"},
+    ),
+    "one word texts and one word labels": (
+        lambda n: {"word": f"w{n}", "language": ["de", "en"][n % 2]},
+        "classification",
+        {"text": "word", "label": "language"},
+    ),
+    "a title beside the text": (
+        lambda n: {"title": f"number {n}", "text": text(n), "tag": "ab"[n % 2]},
+        "classification",
+        {"text": "text", "label": "tag"},
+    ),
+    "two labels, one of a known name": (
+        lambda n: {"text": text(n), "channel": ["mail", "chat"][n // 10], "intent": "ab"[n % 2]},
+        "classification",
+        {"text": "text", "label": "intent"},
+    ),
+    "a label that is mostly missing": (
+        lambda n: {"text": text(n), "label": "xyz"[n % 3] if n < 9 else None, "group": "ab"[n % 2]},
+        "classification",
+        {"text": "text", "label": "group"},
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_is_taken_for_what_it_is(layout: str, tmp_path: Path) -> None:
+    row, kind, options = LAYOUTS[layout]
+    path = written(tmp_path, row)
+    found = detect(path)
+    assert (found.kind, found.options) == (kind, options)
+    assert found.columns == tuple(row(0))
+    assert found.rows == 20
+    task = TASKS.load(kind)(**found.options)
+    for raw in read_source(path.name, tmp_path):
+        if raw.fields.get(found.options.get("label", "")) is not None or kind == "regression":
+            task.read(raw.fields)
+
+
+def test_the_notes_say_what_was_found_and_why(tmp_path: Path) -> None:
+    found = detect(written(tmp_path, LAYOUTS["a pair"][0]))
+    assert found.notes == (
+        "20 rows looked at, columns 'Premise', 'Hypothesis', 'label'",
+        "text: the pair 'Premise' and 'Hypothesis', by their names",
+        "label: 'label' holds 3 different whole numbers, taken for classes; "
+        "for a scale use `kind: regression` with `target`",
+    )
+    assert detect(written(tmp_path, LAYOUTS["odd names"][0])).notes[1:] == (
+        "text: 'Äußerung (voll)', 5 words a row",
+        "label: 'Was ist's?' has 2 different values",
+    )
+    assert detect(written(tmp_path, LAYOUTS["fractions"][0])).notes[2] == "target: 'stars' holds 20 different numbers"
+
+
+def test_labels_are_those_of_the_rows(tmp_path: Path) -> None:
+    assert detect(written(tmp_path, LAYOUTS["emoji"][0])).labels == ("😀", "😐", "😡")
+    assert detect(written(tmp_path, LAYOUTS["lists of labels"][0])).labels == ("a", "b")
+    assert detect(written(tmp_path, LAYOUTS["fractions"][0])).labels == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("a.csv", "v1;v2\n" + "ham;what a day\nspam;win a prize\n" * 4, {"text": "v2", "label": "v1"}),
+        ("a.tsv", "text\tclass\n" + "what a day\t1\nwin a prize\t0\n" * 4, {"text": "text", "label": "class"}),
+        ("a.csv", "id,review,sentiment\n" + "".join(f'{n},"good, or {n}",{n % 2}\n' for n in range(20)),
+         {"text": "review", "label": "sentiment"}),
+        ("a.csv", "date,review,verdict\n" + "".join(f"2024-01-{n + 1:02},so {n},{'ab'[n % 2]}\n" for n in range(20)),
+         {"text": "review", "label": "verdict"}),
+    ],
+)  # fmt: skip
+def test_separated_values_are_taken_by_what_they_spell(
+    tmp_path: Path, name: str, content: str, options: dict[str, str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    found = detect(tmp_path / name)
+    assert (found.kind, found.options) == ("classification", options)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (lambda n: {"text": text(n), "label": f"only {n}"},
+         "has no column that looks like a label or a number to learn; its columns: 'text', 'label'"),
+        (lambda n: {"text": text(n)},
+         "has no column that looks like a label or a number to learn; its columns: 'text'"),
+        (lambda n: {"text": text(n), "label": "always"},
+         "has no column that looks like a label or a number to learn; its columns: 'text', 'label'"),
+        (lambda n: {"id": n, "row": n + 4, "text": text(n)},
+         "has no column that looks like a label or a number to learn; its columns: 'id', 'row', 'text'"),
+        (lambda n: {"text": text(n), "size": 10**400 + n},
+         "has no column that looks like a label or a number to learn; its columns: 'text', 'size'"),
+        (lambda n: {"height": n / 3, "label": n % 2}, "has no column of texts; its columns: 'height', 'label'"),
+        (lambda n: {"id": f"a-{n}", "label": n % 2}, "has no column of texts; its columns: 'id', 'label'"),
+        (lambda n: {"\x1b[2J": n % 2}, "has no column of texts; its columns: '\\x1b[2J'"),
+    ],
+)  # fmt: skip
+def test_a_file_without_text_or_answer_is_refused_with_its_columns(tmp_path: Path, row: Row, told: str) -> None:
+    assert refusal(written(tmp_path, row)) == told
+
+
+def test_a_file_without_a_good_row_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{\n[]\n")
+    assert refusal(tmp_path / "a.jsonl").startswith("holds no readable rows")
+
+
+def test_broken_rows_are_not_looked_at(tmp_path: Path) -> None:
+    path = written(tmp_path, LAYOUTS["usual names"][0])
+    path.write_text("[1]\n" + path.read_text() + "{\n")
+    assert detect(path).rows == 20
+
+
+def test_only_the_first_rows_are_looked_at(tmp_path: Path) -> None:
+    def row(n: int) -> dict[str, Any]:
+        return {"text": text(n), "label": "ab"[n % 2]} if n < ROWS_LOOKED_AT else {"late": n}
+
+    found: Detection = detect(written(tmp_path, row, ROWS_LOOKED_AT + 5))
+    assert (found.rows, found.columns) == (ROWS_LOOKED_AT, ("text", "label"))

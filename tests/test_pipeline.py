@@ -1,0 +1,330 @@
+"""The whole way: from a file of rows, through six stages, to a model that answers and a report that says how well."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tiny import model_folder
+from tunesmith import api
+from tunesmith.cli.app import main
+from tunesmith.run import Run
+
+FILES = [
+    "audit.json",
+    "cost.json",
+    "deploy.json",
+    "environment.json",
+    "evaluation.json",
+    "journal.jsonl",
+    "ledger.jsonl",
+    "model.json",
+    "parameters.json",
+    "predictions.jsonl",
+    "recipe.yaml",
+    "report.html",
+    "run.json",
+    "split.json",
+    "timing.jsonl",
+]
+TEXTS = {
+    "late": ("where is my parcel", "my order is late", "the parcel never arrived", "still no order today"),
+    "broken": ("the lamp is broken", "a broken kettle again", "the chair came broken", "my new kettle is broken"),
+    "praise": ("thank you so much", "wonderful people", "what a great shop", "quick and kind, thanks"),
+}
+SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 4, "learning_rate": 2e-3}
+
+
+class Screen(api.Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.said: list[str] = []
+
+    def stage(self, name: str, what: str) -> None:
+        self.stages.append(name)
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny models and rows."""
+    folder = tmp_path_factory.mktemp("house")
+    for kind in ("bert", "gpt2", "t5"):
+        model_folder(kind, folder / kind)
+    lines(folder / "rows.jsonl", rows(48))
+    return folder
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    chance = random.Random(1)
+    labels = sorted(TEXTS)
+    return [
+        {"text": f"{chance.choice(TEXTS[label])} number {place}", "label": label}
+        for place in range(count)
+        for label in [labels[place % 3]]
+    ]
+
+
+def lines(path: Path, found: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+    return path
+
+
+def losses(run: Run) -> list[float]:
+    events = [json.loads(line) for line in run.journal.read_text().splitlines()]
+    return [event["loss"] for event in events if event["event"] == "step"]
+
+
+def recipe(house: Path, **more: Any) -> dict[str, Any]:
+    whole: dict[str, Any] = {
+        "model": str(house / "bert"),
+        "task": {"kind": "classification"},
+        "data": {"train": str(house / "rows.jsonl"), "validation": 0.2, "test": 0.2, "cache": False},
+        "method": "full",
+        "train": SETTINGS,
+        "evaluate": {"resamples": 100},
+        "deploy": {"verify": False},
+    }
+    return {**whole, **more}
+
+
+def weights(run: Run) -> dict[str, str]:
+    """The bytes of the artefact's tensors."""
+    return {
+        str(path.relative_to(run.artifact)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.artifact.rglob("*.safetensors"))
+    }
+
+
+@pytest.fixture(scope="module")
+def done(house: Path) -> tuple[Run, Screen]:
+    screen = Screen()
+    return api.run(recipe(house), folder=house / "done", screen=screen), screen
+
+
+def test_six_stages_leave_everything_that_a_run_has(done: tuple[Run, Screen]) -> None:
+    run, screen = done
+    assert screen.stages == ["select", "prepare", "adapt", "train", "evaluate", "deploy", "report"]
+    assert [name for name in FILES if not (run.folder / name).is_file()] == []
+    assert run.state == "complete"
+    assert str(run.folder.parent) not in run.report.read_text()
+    audit = run.read_json("audit.json")
+    assert audit["ledger"]["ways"] == {"train": 28, "validation": 10, "test": 10}
+    steps = [json.loads(line) for line in run.journal.read_text().splitlines()]
+    assert [event["step"] for event in steps if event["event"] == "step"] == list(range(1, steps[-1]["step"] + 1))
+
+
+def test_each_test_row_has_its_prediction_and_they_give_the_score(done: tuple[Run, Screen]) -> None:
+    run, _ = done
+    found = [json.loads(line) for line in run.predictions.read_text().splitlines()]
+    judged = run.read_json("evaluation.json")
+    assert len(found) == judged["rows"] == 10
+    assert np.mean([row["answer"] == row["gold"] for row in found]) == judged["metrics"]["accuracy"]["value"]
+    assert {row["name"] for row in judged["baselines"]} == {"majority", "tfidf_logistic"}
+    (answer,) = api.ask(run, [found[0]["text"]])
+    assert answer.value == found[0]["answer"]
+    assert answer.scores[answer.value] == pytest.approx(found[0]["confidence"], abs=1e-5)
+
+
+def test_the_stored_recipe_gives_the_same_bytes_again(done: tuple[Run, Screen], house: Path) -> None:
+    run, _ = done
+    again = api.run(run.recipe_file, folder=house / "again")
+    assert weights(again) == weights(run)
+    assert again.journal.read_bytes() == run.journal.read_bytes()
+    assert again.predictions.read_bytes() == run.predictions.read_bytes()
+    assert again.read_json("evaluation.json") == run.read_json("evaluation.json")
+
+
+def test_another_seed_gives_other_bytes(done: tuple[Run, Screen], house: Path) -> None:
+    run, _ = done
+    assert weights(api.run(recipe(house, seed=1), folder=house / "seed")) != weights(run)
+
+
+def test_a_complete_run_is_left_as_it_is(done: tuple[Run, Screen], house: Path) -> None:
+    run, _ = done
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.is_file() and path.name[0] != "."}
+    screen = Screen()
+    api.run(recipe(house), folder=run.folder, screen=screen)
+    assert "nothing is left to do" in screen.said[0]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_best_evaluation_is_what_is_judged(house: Path) -> None:
+    train = {**SETTINGS, "epochs": 12, "learning_rate": 0.02, "stop": {"patience": 2}}
+    run = api.run(recipe(house, train=train), folder=house / "best")
+    events = [json.loads(line) for line in run.journal.read_text().splitlines()]
+    seen = [event for event in events if event["event"] == "evaluation"]
+    best = max(seen, key=lambda event: event["metrics"]["accuracy"])  # the first of equals
+    assert events[-1]["best_step"] == best["step"]
+    assert events[-1]["reason"] == "early stop"
+    kept = load_file(run.checkpoints / f"step-{best['step']:08d}" / "weights.safetensors")
+    saved = load_file(run.artifact / "model.safetensors")
+    assert all(np.array_equal(saved[name], kept[name]) for name in kept)
+
+
+def test_an_adapter_moves_nothing_of_the_base(house: Path) -> None:
+    run = api.run(recipe(house, method={"kind": "lora", "rank": 4}), folder=house / "adapter")
+    names = set(load_file(run.artifact / "adapter_model.safetensors"))
+    assert names
+    assert all("lora_" in name or "classifier" in name for name in names)
+    facts = run.read_json("parameters.json")
+    assert facts["trainable"] < 0.3 * facts["total"]
+    assert any("query" in note for note in facts["notes"])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_every_family_goes_the_whole_way(family: str, house: Path) -> None:
+    run = api.run(recipe(house, model=str(house / family)), folder=house / f"run-{family}")
+    assert run.read_json("model.json")["card"]["family"] in ("decoder", "encoder-decoder")
+    (answer,) = api.ask(run, ["the lamp is broken"])
+    assert answer.value in TEXTS
+
+
+def test_several_numbers_come_back_in_their_own_units(house: Path) -> None:
+    found = [
+        {"text": f"{'very ' * (place % 5)}late", "days": 100.0 + place % 5, "cost": -0.01 * (place % 5)}
+        for place in range(40)
+    ]
+    lines(house / "numbers.jsonl", found)
+    task = {"kind": "regression", "target": ["days", "cost"]}
+    data = {"train": str(house / "numbers.jsonl"), "validation": 0.2}
+    train = {**SETTINGS, "epochs": 15}
+    run = api.run(recipe(house, task=task, data=data, train=train), folder=house / "numbers")
+    judged = run.read_json("evaluation.json")
+    assert judged["main"] == "mae"
+    assert "these rows also chose when to stop" in judged["verdict"]
+    (answer,) = api.ask(run, ["very very late"])
+    assert 95 < answer.value["days"] < 110
+    assert -0.1 < answer.value["cost"] < 0.1
+
+
+def test_a_row_may_have_several_labels_or_none(house: Path) -> None:
+    found = [{"text": row["text"], "tags": [row["label"]] if place % 4 else []} for place, row in enumerate(rows(40))]
+    lines(house / "tags.jsonl", found)
+    task = {"kind": "classification", "label": "tags", "multi_label": True}
+    data = {"train": str(house / "tags.jsonl"), "validation": 0, "test": 0.25}
+    run = api.run(recipe(house, task=task, data=data), folder=house / "tags")
+    judged = run.read_json("evaluation.json")
+    assert judged["main"] == "micro_f1"
+    (answer,) = api.ask(run, ["the lamp is broken"])
+    assert set(answer.scores) == set(TEXTS)
+
+
+# as a new user would
+
+
+def command(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **variables}
+    return subprocess.run(
+        [sys.executable, "-m", "tunesmith", *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+AWKWARD: Mapping[str, tuple[str, int, str]] = {
+    "an emoji for a label and odd columns": (
+        "Was sagt, man?;Gefühl (1–2)\n" + "".join(f"text {n} ja;{'😀' if n % 2 else '😡'}\n" for n in range(24)),
+        0,
+        "24 rows read",
+    ),
+    "twelve rows": ("text,label\n" + "".join(f"row {n} here,{'yes' if n % 2 else 'no'}\n" for n in range(12)), 0, "12"),
+    "a class of two rows": (
+        "text,label\n"
+        + "".join(f"row {n} is {'good' if n % 2 else 'bad'},{'good' if n % 2 else 'bad'}\n" for n in range(20))
+        + "one odd thing,rare\nanother odd thing,rare\n",
+        0,
+        "22 rows read",
+    ),
+    "an empty file": ("", 2, "is empty"),
+    "a header alone": ("text,label\n", 2, "holds no readable rows"),
+    "one class": ("text,label\n" + "".join(f"row {n},same\n" for n in range(12)), 2, "looks like a label"),
+    "one column": ("text\n" + "".join(f"row {n}\n" for n in range(12)), 2, "column"),
+}
+
+
+@pytest.mark.parametrize("case", AWKWARD)
+def test_an_awkward_file_ends_well_or_in_one_line(
+    case: str, house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content, code, said = AWKWARD[case]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TERMINAL_WIDTH", "400")
+    Path("data file.csv").write_text(content)
+    words = ["--data", "data file.csv", "--model", str(house / "bert"), "--task", "classification"]
+    ended = main(
+        ["run", *words, "train.epochs=1", "train.batch_size=4", "deploy.verify=false", "evaluate.resamples=100"]
+    )
+    shown = capfd.readouterr()
+    assert ended == code, shown.err
+    assert said in shown.out + shown.err
+    assert "Traceback" not in shown.err + shown.out
+    if code:
+        assert len(shown.err.strip().splitlines()) == 1, shown.err
+    else:
+        (report,) = Path("runs").glob("*/report.html")
+        assert main(["ask", str(report.parent), "what about this"]) == 0
+
+
+def test_terminated_while_training_the_same_command_ends_in_the_same_bytes(house: Path, tmp_path: Path) -> None:
+    settings = ["train.epochs=20", "train.stop.patience=null", "deploy.verify=false", "evaluate.resamples=100"]
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe(house)))
+    words = ["run", "recipe.yaml", *settings, "--run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tunesmith", *words, "cut"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+    ) as child:
+        journal = tmp_path / "cut" / "journal.jsonl"
+        waited = time.monotonic() + 60
+        while not (journal.exists() and journal.read_text().count('"step"') > 20):
+            assert time.monotonic() < waited
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(signal.SIGTERM)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 143, said
+    assert b"the same command goes on" in said
+    assert Run.open(tmp_path / "cut").state == "started"
+    done = command(tmp_path, *words, "cut")
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stdout + done.stderr
+    assert command(tmp_path, *words, "whole").returncode == 0
+    cut, whole = Run.open(tmp_path / "cut"), Run.open(tmp_path / "whole")
+    assert weights(cut) == weights(whole)
+    assert cut.journal.read_bytes() == whole.journal.read_bytes()
+
+
+def test_two_processes_make_one_run_like_that_of_one(house: Path, tmp_path: Path) -> None:
+    settings = recipe(house, train={**SETTINGS, "epochs": 1, "dropout": 0.0, "precision": "float32"})
+    (tmp_path / "recipe.yaml").write_text(json.dumps(settings))
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tunesmith"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "run", "recipe.yaml", "name=two"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = Run.open(tmp_path / "runs" / "two")
+    one = api.run(settings, folder=tmp_path / "one")
+    assert two.state == "complete"
+    first, second = load_file(one.artifact / "model.safetensors"), load_file(two.artifact / "model.safetensors")
+    worst = max(float(np.abs(first[name] - second[name]).max()) for name in first)
+    assert worst < 2e-3, "AdamW turns rounding of tiny gradients into steps, but not into more than a few of them"
+    losses = [
+        [json.loads(line)["loss"] for line in run.journal.read_text().splitlines() if '"loss"' in line]
+        for run in (one, two)
+    ]
+    assert np.allclose(losses[0], losses[1], rtol=1e-4)

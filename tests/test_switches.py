@@ -1,0 +1,217 @@
+"""No key of a recipe is dead: each one, set to another value, changes what it says that it changes."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_pipeline import house, losses, recipe, weights
+from tunesmith import api
+from tunesmith.adapt import METHODS
+from tunesmith.errors import UserError
+from tunesmith.recipe import Recipe, recipe_from
+from tunesmith.run import Run
+from tunesmith.tasks import TASKS
+
+__all__ = ["house"]
+UNEVEN = "data.train=uneven.jsonl"
+PAIRS = "data.train=pairs.jsonl"
+NUMBERS = ("data.train=numbers.jsonl", "task={kind: regression, text: said, target: much}")
+LORA = "method={kind: lora, rank: 4}"
+Shown = Callable[[Run], Any]
+
+
+def events(run: Run, kind: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in run.journal.read_text().splitlines()]
+    return [event for event in found if event["event"] == kind]
+
+
+def rates(run: Run) -> list[float]:
+    return [event["learning_rate"] for event in events(run, "step")]
+
+
+def of(name: str, *path: str) -> Shown:
+    """A value in one of the run's JSON files."""
+
+    def found(run: Run) -> Any:
+        value = run.read_json(name)
+        for part in path:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        return value
+
+    return found
+
+
+def checkpoints(run: Run) -> list[str]:
+    return sorted(path.name for path in run.checkpoints.glob("step-*"))
+
+
+def steps(run: Run) -> int:
+    return len(events(run, "step"))
+
+
+def bests(run: Run) -> list[bool]:
+    return [event["best"] for event in events(run, "evaluation")]
+
+
+SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
+    # key: (settings of both runs, the setting of the second, what differs)
+    "seed": ((), "5", weights),
+    "task.classification.text": ((), "other", weights),
+    "task.classification.text_b": ((PAIRS,), "other", weights),
+    "task.classification.label": ((), "mood", of("evaluation.json", "per_class")),
+    "task.classification.multi_label": ((), "true", of("evaluation.json", "main")),
+    "task.classification.separator": (
+        ("task.multi_label=true", "task.label=tags"), "' and '", of("evaluation.json", "per_class"),
+    ),
+    "task.classification.labels": ((), "[praise, late, broken, extra]", of("evaluation.json", "confusion", "labels")),
+    "task.classification.metric": ((), "mcc", of("evaluation.json", "main")),
+    "task.classification.balance": ((UNEVEN,), "weights", losses),
+    "task.classification.label_smoothing": ((), "0.2", losses),
+    "task.classification.threshold": (("task.multi_label=true",), "0.01", of("evaluation.json", "metrics")),
+    "task.classification.weights": ((), "[1, 5, 1]", losses),
+    "task.regression.text": (NUMBERS, "meant", losses),
+    "task.regression.text_b": (NUMBERS, "meant", losses),
+    "task.regression.target": (NUMBERS, "[much, more]", losses),
+    "task.regression.metric": (NUMBERS, "rmse", of("evaluation.json", "main")),
+    "task.regression.criterion": (NUMBERS, "huber", losses),
+    "task.regression.means": (NUMBERS, "[50]", losses),
+    "task.regression.scales": (NUMBERS, "[50]", losses),
+    "data.train": ((), "uneven.jsonl", of("audit.json", "ledger")),
+    "data.validation": ((), "0.4", of("audit.json", "ledger")),
+    "data.test": ((), "pairs.jsonl", of("audit.json", "ledger")),
+    "data.group": ((), "group", of("split.json", "train")),
+    "data.max_tokens": ((), "4", of("audit.json", "splits", "train", "tokens", "cut_rows")),
+    "data.limit": ((), "30", of("audit.json", "ledger")),
+    "data.cache": ((), "true", lambda run: (run.folder.parent / ".cache").is_dir()),
+    "method.kind": ((), "lora", weights),
+    "method.lora.rank": ((LORA,), "2", of("parameters.json", "trainable")),
+    "method.lora.alpha": ((LORA,), "64", weights),
+    "method.lora.dropout": ((LORA,), "0.5", losses),
+    "method.lora.targets": ((LORA,), "[query]", of("parameters.json", "trainable")),
+    "method.lora.rslora": ((LORA,), "true", losses),
+    "method.lora.dora": ((LORA,), "true", of("parameters.json", "trainable")),
+    "train.epochs": ((), "1", steps),
+    "train.max_steps": ((), "3", steps),
+    "train.batch_size": ((), "7", steps),
+    "train.learning_rate": ((), "5e-4", rates),
+    "train.schedule": ((), "cosine", rates),
+    "train.warmup": ((), "5", rates),
+    "train.weight_decay": ((), "0.5", weights),
+    "train.betas": ((), "[0.5, 0.9]", weights),
+    "train.epsilon": ((), "0.01", weights),
+    "train.max_grad_norm": ((), "0.01", weights),
+    "train.precision": (("train.precision=float32",), "bfloat16", losses),
+    "train.layer_decay": ((), "0.5", weights),
+    "train.dropout": ((), "0.5", losses),
+    "train.evaluate_every": ((), "2", lambda run: len(events(run, "evaluation"))),
+    "train.save_every": (("train.keep=9",), "2", checkpoints),
+    "train.keep": ((), "3", checkpoints),
+    "train.trackers": ((), "[tensorboard]", lambda run: bool(list(run.folder.glob("tensorboard/events*")))),
+    "train.stop.patience": (("train.learning_rate=1e-9", "train.epochs=9"), "1", steps),
+    "train.stop.metric": (
+        ("train.learning_rate=0.02", "train.epochs=6"), "loss", bests,
+    ),
+    "train.stop.min_change": (
+        ("train.epochs=6",), "0.9", bests,
+    ),
+    "train.stop.restore_best": (("train.learning_rate=1e-5", "train.stop.min_change=0.9"), "false", weights),
+    "evaluate.baselines": ((), "false", of("evaluation.json", "baselines")),
+    "evaluate.resamples": ((), "200", of("evaluation.json", "baselines")),
+    "evaluate.level": ((), "0.6", of("evaluation.json", "metrics", "accuracy", "low")),
+    "deploy.formats": ((LORA,), "[safetensors]", of("deploy.json", "0", "kind")),
+    "deploy.verify": ((), "true", of("deploy.json", "0", "parity")),
+    "deploy.licence": ((), "mit", lambda run: (run.artifact / "README.md").read_text()),
+}  # fmt: skip
+"""The micro-batch size, gradient checkpointing and determinism change nothing that a run leaves; see `SAME`."""
+SAME = {"train.micro_tokens": "8", "train.gradient_checkpointing": "true", "train.deterministic": "false"}
+ELSEWHERE = {
+    "name": "the folder of a run: test_cli",
+    "model.name": "test_select",
+    "model.revision": "test_select",
+    "model.download": "test_select",
+    "task.kind": "the matrix",
+    "data.on_bad_row": "test_corpus, and below",
+}
+
+
+@pytest.fixture(scope="module")
+def place(house: Path) -> Path:
+    """The house with rows whose every column tells something else."""
+    texts = [json.loads(line) for line in (house / "rows.jsonl").read_text().splitlines()]
+    rows = [
+        {**row, "other": row["text"][::-1], "mood": "good" if n % 2 else "bad", "group": n // 4,
+         "tags": "late" if n % 2 else "late and broken"}
+        for n, row in enumerate(texts)
+    ]  # fmt: skip
+    numbers = [
+        {"said": row["text"], "meant": row["label"], "much": float(n), "more": -n} for n, row in enumerate(texts)
+    ]
+    files = {"rows": rows, "uneven": [row for n, row in enumerate(rows) if n % 3 == 0 or n % 2], "numbers": numbers}
+    files["pairs"] = [{**row, "text": f"again {row['text']}"} for row in rows[:20]]
+    for name, found in files.items():
+        (house / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    return house
+
+
+def done(place: Path, folder: Path, *settings: str) -> Run:
+    whole = {**recipe(place), "data": {"train": "rows.jsonl", "validation": 0.2, "test": 0.2, "cache": False}}
+    return api.run(whole, overrides=settings, folder=folder / "run", base=place)
+
+
+KNOWN: dict[tuple[str, ...], Run] = {}
+
+
+@pytest.mark.parametrize("key", SWITCHES)
+def test_a_key_changes_what_it_says(
+    key: str, place: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    common, value, shown = SWITCHES[key]
+    if common not in KNOWN:
+        KNOWN[common] = done(place, tmp_path_factory.mktemp("first"), *common)
+    parts = key.split(".")
+    word = ".".join(parts if parts[0] not in ("task", "method") or len(parts) < 3 else (parts[0], parts[2]))
+    other = done(place, tmp_path, *common, f"{word}={value}")
+    assert shown(KNOWN[common]) != shown(other)
+
+
+@pytest.mark.parametrize("key", SAME)
+def test_a_key_of_cost_leaves_the_losses_as_they_are(key: str, place: Path, tmp_path: Path) -> None:
+    settings = ("train.dropout=0", "train.precision=float32")
+    one = done(place, tmp_path / "one", *settings)
+    other = done(place, tmp_path / "other", *settings, f"{key}={SAME[key]}")
+    assert losses(other) == pytest.approx(losses(one), rel=1e-3)
+
+
+def test_bad_rows_stop_a_run_or_are_counted(place: Path, tmp_path: Path) -> None:
+    with gzip.open(place / "bad.jsonl.gz", "wt") as file:
+        file.write((place / "rows.jsonl").read_text() + '{"text": "no label"}\nnot json\n')
+    with pytest.raises(UserError, match="line 49"):
+        done(place, tmp_path / "one", "data.train=bad.jsonl.gz")
+    run = done(place, tmp_path / "two", "data.train=bad.jsonl.gz", "data.on_bad_row=skip")
+    ways = run.read_json("audit.json")["ledger"]["ways"]
+    assert sum(count for way, count in ways.items() if way.startswith("skipped")) == 2
+
+
+def keys(values: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    if not isinstance(values, dict):
+        yield ".".join(path)
+        return
+    for name, value in values.items():
+        yield from keys(value, (*path, name))
+
+
+def test_every_key_of_every_part_is_here() -> None:
+    known: set[str] = set()
+    for task in TASKS:
+        for method in METHODS:
+            whole = recipe_from({"model": "m", "task": {"kind": task}, "data": "d", "method": {"kind": method}})
+            for key in keys(whole.as_mapping()):
+                section, _, rest = key.partition(".")
+                kind = {"task": task, "method": method}.get(section)
+                known.add(f"{section}.{kind}.{rest}" if kind and rest != "kind" else key)
+    assert isinstance(whole, Recipe)
+    assert known == {*SWITCHES, *SAME, *ELSEWHERE}
