@@ -250,3 +250,17 @@ def test_early_stopping_ends_training_after_patience_and_says_so(
     assert (outcome.best_step, outcome.steps) == (3, 6)
     end = read_journal(tmp_path / "run" / "journal.jsonl")[-1]
     assert end == {"event": "end", "step": 6, "reason": "early stop", "best_step": 3}
+
+
+def test_too_little_space_is_said_before_the_first_step(
+    one: Bench, start: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(one, start, tmp_path / "whole", keep=1)
+    kept = list((tmp_path / "whole" / "checkpoints").glob("step-*"))
+    each = max(sum(path.stat().st_size for path in folder.iterdir()) for folder in kept)
+    monkeypatch.setattr(commit, "free_bytes", lambda path: int(2.5 * each))
+    with pytest.raises(UserError, match="MB are free"):
+        tuned(one, start, tmp_path / "full", keep=1)
+    assert not (tmp_path / "full" / "journal.jsonl").read_text()
+    monkeypatch.setattr(commit, "free_bytes", lambda path: int(3.2 * each))
+    tuned(one, start, tmp_path / "enough", keep=1)

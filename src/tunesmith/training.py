@@ -21,7 +21,7 @@ from tunesmith.train.loop import Course, State, steps
 from tunesmith.train.optimiser import make_optimiser
 from tunesmith.train.signals import Wish
 from tunesmith.train.stopping import Watch
-from tunesmith.train.trackers import open_trackers, values
+from tunesmith.train.trackers import Tracked, Tracker, open_trackers, values
 
 Measure = Callable[[Predictions], dict[str, float | None]]
 
@@ -80,7 +80,10 @@ def train(session: Session, wish: Wish, teller: Teller) -> Outcome:
     watch = Watch(options.stop, session.higher_is_better)
     desk = _Desk(session, checkpoints, state, watch, teller)
     try:
+        if world.main:  # a full disk is told now, not hours later
+            commit.require_space(run.checkpoints, checkpoints.space(state, session.adapted.trainable, options.keep))
         desk.resume()
+        desk.track()
         reason = _follow(desk, wish)
     except TrainingStopped:
         desk.save()
@@ -141,13 +144,20 @@ class _Desk:
         run = session.run
         self.journal = Journal(run.journal) if self.main else None
         self.timing = Journal(run.timing) if self.main else None
-        trackers = session.course.plan.options.trackers
-        self.trackers = open_trackers(trackers, run.folder, run.folder.name) if self.main else []
+        self.trackers: list[Tracker] = []
 
     def close(self) -> None:
         for journal in (self.journal, self.timing):
             if journal is not None:
                 journal.close()
+        for tracker in self.trackers:
+            tracker.close()
+
+    def track(self) -> None:
+        """Opens the trackers, where training begins or goes on."""
+        if self.main:
+            names, run = self.session.course.plan.options.trackers, self.session.run
+            self.trackers = open_trackers(names, Tracked(run.folder, run.run_id, self.state.step))
 
     def write(self, event: dict[str, Any]) -> None:
         if self.journal is not None:
@@ -159,7 +169,7 @@ class _Desk:
         self.journal.step(step)
         self.timing.write({"step": step.step, "seconds": round(seconds, 6)})
         for tracker in self.trackers:
-            tracker(step.step, values({"event": "step", **asdict(step)}))
+            tracker.write(step.step, values({"event": "step", **asdict(step)}))
         with suppress(BrokenPipeError):  # whoever listened has left; the work goes on
             self.teller.step(step, self.session.course.plan.steps)
 
@@ -186,7 +196,7 @@ class _Desk:
         self.write(event)
         if self.main:
             for tracker in self.trackers:
-                tracker(step.step, values(event))
+                tracker.write(step.step, values(event))
             shown = "not defined" if watched is None else f"{watched:.4f}"
             self.teller.say(
                 f"step {step.step}: validation loss {loss:.4f}, {session.metric} {shown}{' (best)' if better else ''}"

@@ -14,6 +14,8 @@ from tunesmith import commit
 from tunesmith.train.loop import State
 
 WEIGHTS, OPTIMISER, REST = "weights.safetensors", "optimizer.safetensors", "state.json"
+COPIES = 3
+"""AdamW keeps two numbers beside each weight."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,12 @@ class Checkpoints:
             state.scaler.load_state_dict(rest["scaler"])
         state.step = step
         return Saved(step, rest)
+
+    def space(self, state: State, trainable: Collection[str], keep: int) -> int:
+        """Bytes that this run's checkpoints still need: the newest `keep`, the best and the one being written."""
+        weights = sum(tensor.nbytes for name, tensor in state.model.named_parameters() if name in trainable)
+        there = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        return max(0, COPIES * weights * (keep + 2) - there)
 
     def rotate(self, keep: int, best_step: int | None) -> list[str]:
         """Deletes all but the newest `keep` and the best; what could not be deleted, in words."""

@@ -1,20 +1,38 @@
 """The journal's events, also sent to the trackers that people already use."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import MissingExtra
 
-Tracker = Callable[[int, Mapping[str, float]], None]
-"""Takes a step and the values measured after it."""
+
+@dataclass(frozen=True)
+class Tracker:
+    """write takes a step and the values measured after it; close is called once, however training ends."""
+
+    write: Callable[[int, Mapping[str, float]], None]
+    close: Callable[[], object]
 
 
-def open_trackers(names: Sequence[str], folder: Path, run_name: str) -> list[Tracker]:
-    """A writer for each tracker named. Raises MissingExtra when its package is not installed."""
+@dataclass(frozen=True)
+class Tracked:
+    """The run that is tracked: its folder, its id, and the step after which it goes on."""
+
+    folder: Path
+    run_id: str
+    step: int
+
+
+def open_trackers(names: Sequence[str], run: Tracked) -> list[Tracker]:
+    """A writer for each tracker named.
+
+    Raises MissingExtra when a tracker's package is not installed.
+    """
     openers = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
     try:
-        return [openers[name](folder, run_name) for name in names]
+        return [openers[name](run) for name in names]
     except ModuleNotFoundError as error:
         missing = next((name for name in names if error.name and name in error.name), names[0])
         raise MissingExtra(f"train.trackers: {missing}", missing) from error
@@ -28,36 +46,36 @@ def values(event: Mapping[str, Any]) -> dict[str, float]:
     return {"validation/loss": event["loss"], **found} if "loss" in event else found
 
 
-def _tensorboard(folder: Path, run_name: str) -> Tracker:
+def _tensorboard(run: Tracked) -> Tracker:
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1 if run.step else None)
 
-    def write(step: int, found: Mapping[str, float]) -> None:
+    def write(at: int, found: Mapping[str, float]) -> None:
         for name, value in found.items():
-            writer.add_scalar(name, value, step)
+            writer.add_scalar(name, value, at)
         writer.flush()
 
-    return write
+    return Tracker(write, writer.close)
 
 
-def _wandb(folder: Path, run_name: str) -> Tracker:
+def _wandb(run: Tracked) -> Tracker:
     import wandb
 
-    run = wandb.init(dir=str(folder), name=run_name, project="tunesmith")
+    there = wandb.init(dir=str(run.folder), name=run.folder.name, project="tunesmith", id=run.run_id, resume="allow")
 
-    def write(step: int, found: Mapping[str, float]) -> None:
-        run.log(dict(found), step=step)
+    def write(at: int, found: Mapping[str, float]) -> None:
+        there.log(dict(found), step=at)
 
-    return write
+    return Tracker(write, there.finish)
 
 
-def _mlflow(folder: Path, run_name: str) -> Tracker:
+def _mlflow(run: Tracked) -> Tracker:
     import mlflow
 
-    mlflow.start_run(run_name=run_name)
+    mlflow.start_run(run_name=run.folder.name, tags={"tunesmith_run": run.run_id})
 
-    def write(step: int, found: Mapping[str, float]) -> None:
-        mlflow.log_metrics(dict(found), step=step)
+    def write(at: int, found: Mapping[str, float]) -> None:
+        mlflow.log_metrics(dict(found), step=at)
 
-    return write
+    return Tracker(write, mlflow.end_run)
