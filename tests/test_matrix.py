@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +47,11 @@ def test_cell_keeps_its_contract(family: str, task: str, number: int, method: st
     one = bench(bases / family, family, task, method, specimen=number)
     if one.foundation.family not in one.task.families:
         pytest.skip(f"{task} says that it cannot use {one.foundation.family}")
+    hold_to_contract(one, RATES.get(family, 1e-2))
 
+
+def hold_to_contract(one: Bench, rate: float) -> None:
+    """Fails by what is wrong with the task or the method of the bench."""
     loaded = load_model(
         one.foundation, one.task.auto_class(one.foundation.family), one.task.head(), seed=1, dropout=0.0
     )
@@ -60,7 +66,7 @@ def test_cell_keeps_its_contract(family: str, task: str, number: int, method: st
     }
     assert bool(frozen) != one.method.moves_base
     start = {name: p.detach().clone() for name, p in one.adapted.model.named_parameters() if name not in frozen}
-    course = one.course(epochs=250, learning_rate=RATES.get(family, 1e-2), batch_size=12)
+    course = one.course(epochs=250, learning_rate=rate, batch_size=12)
     state = one.state(course)
     for step in steps(state, course):
         if step.loss < 5e-4:
@@ -95,6 +101,64 @@ def test_cell_keeps_its_contract(family: str, task: str, number: int, method: st
     merged = Bench(one.foundation, folded, one.method, one.records, one.data, one.padding, one.adapted)
     merged.adapted = type(one.adapted)(one.method.merge(one.adapted.model), (), ())
     assert np.abs(outputs(merged) - before).max() < 1e-3 * max(1.0, np.abs(before).max()), "merged differs"
+
+
+def _noisy(adapt: Any) -> Any:
+    """A method whose change is not zero at the start."""
+
+    def wrong(self: Any, *words: Any) -> Any:
+        adapted = adapt(self, *words)
+        with torch.no_grad():
+            for name, parameter in adapted.model.named_parameters():
+                if "lora_B" in name:
+                    parameter += 0.1
+        return adapted
+
+    return wrong
+
+
+def _idle(adapt: Any) -> Any:
+    """A method whose weights are never reached by a gradient."""
+
+    def wrong(self: Any, *words: Any) -> Any:
+        adapted = adapt(self, *words)
+        spare = torch.nn.Parameter(torch.ones(2))
+        adapted.model.register_parameter("spare", spare)
+        return replace(adapted, trainable=(*adapted.trainable, "spare"))
+
+    return wrong
+
+
+def _unmerged(merge: Any) -> Any:
+    return lambda self, model: model.unload()
+
+
+def _shifted(answer: Any) -> Any:
+    """A task that names the next label."""
+
+    def wrong(self: Any, outputs: Any, records: Any) -> Any:
+        found = answer(self, outputs, records)
+        return replace(found, answers=np.roll(found.answers, 1))
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("part", "function", "plant", "message"),
+    [
+        ("method", "adapt", _noisy, "step 0 differs"),
+        ("method", "adapt", _idle, "should move and did not"),
+        ("method", "merge", _unmerged, "merged differs"),
+        ("task", "predictions", _shifted, "answered wrong"),
+    ],
+)
+def test_the_contract_notices(
+    part: str, function: str, plant: Any, message: str, bases: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = METHODS.load("lora") if part == "method" else TASKS.load("classification")
+    monkeypatch.setattr(kind, function, plant(getattr(kind, function)))
+    with pytest.raises(AssertionError, match=message):
+        hold_to_contract(bench(bases / "bert", "bert", "classification", "lora"), 5e-3)
 
 
 def test_every_part_of_the_tables_has_specimens_and_help() -> None:
