@@ -395,3 +395,21 @@ def test_written_rows_read_back_alike_from_every_kind_of_file(
         writer.writerows(written)
     for name in ("b.jsonl", "b.json", "b.csv"):
         assert fields(list(read_source(name, base))) == written
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        ("said, then?;mood\na;b\nc, d;e\n", ["said, then?", "mood"]),
+        ("a;b,c\n1;2,3\n", ["a;b", "c"]),
+        ('text,label\n"x; y; z",one\n"u; v; w",two\n', ["text", "label"]),
+        ("text\nx\n", ["text"]),
+    ],
+)
+def test_the_sign_that_divides_most_rows_like_the_header_is_taken(
+    content: str, columns: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(content)
+    first = next(row for row in read_source(str(path), Path()) if row.problem is None)
+    assert list(first.fields) == columns

@@ -91,12 +91,14 @@ class Padding:
     """How rows are made equally long, and which positions a left-padded model needs to be told.
 
     positions: True for models that count positions themselves from the left edge, padding included.
+    multiple: widths are rounded up to it, up to `longest`: fewer shapes, for which libraries keep prepared code.
     """
 
     columns: Mapping[str, Column]
     side: Literal["left", "right"] = "right"
     positions: bool = False
     multiple: int = 1
+    longest: int | None = None
 
 
 def encoded(examples: Sequence[Example]) -> Encoded:
@@ -118,7 +120,8 @@ def collate(data: Encoded, index: Sequence[int], padding: Padding) -> Batch:
     """Rows `index` of `data` as one rectangular batch, with an attention mask."""
     lengths = data.lengths[list(index)]
     width = int(lengths.max())
-    width += -width % padding.multiple
+    rounded = width + -width % padding.multiple
+    width = max(width, min(rounded, padding.longest or rounded))
     inputs: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
     for name, ragged in data.columns.items():

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,8 @@ from tunesmith.errors import MissingExtra, UserError, nearest, shown
 
 LONGEST_LINE = 32_000_000
 """Bytes; a longer line is no row of text but a file of another kind."""
+LINES_LOOKED_AT = 20
+"""Of a CSV file, to find what divides its columns."""
 BOM = b"\xef\xbb\xbf"
 UNREADABLE = (OSError, EOFError, zlib.error)
 """What reading raises when a disk fails, or a compressed file is cut off or damaged."""
@@ -184,8 +186,8 @@ def _separated(path: Path, name: str) -> Iterator[RawRow]:
     csv.field_size_limit(LONGEST_LINE)
     with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
         try:
-            header_line = file.readline(LONGEST_LINE)
-            delimiter = "\t" if _kind(path) == ".tsv" else max(",;\t", key=header_line.count)
+            first = [file.readline(LONGEST_LINE) for _ in range(LINES_LOOKED_AT)]
+            delimiter = "\t" if _kind(path) == ".tsv" else max(",;\t", key=lambda sign: _suits(sign, first))
             file.seek(0)
             rows = csv.reader(file, delimiter=delimiter, strict=True)
             header = [column.strip() for column in next(rows, [""])]
@@ -196,6 +198,15 @@ def _separated(path: Path, name: str) -> Iterator[RawRow]:
             raise UserError(f"{name}, line 1", f"is no line of columns ({error})", "is a quote left open?") from error
         except UNREADABLE as error:
             raise UserError(name, f"cannot be read ({error})", "is the file complete?") from error
+
+
+def _suits(delimiter: str, lines: Sequence[str]) -> tuple[bool, int, int]:
+    """How well a sign divides the first lines of a file: several columns, many rows that have as many, columns."""
+    try:
+        header, *rows = csv.reader(lines, delimiter=delimiter)
+    except (ValueError, csv.Error):
+        return False, 0, 0
+    return len(header) > 1, sum(len(cells) == len(header) for cells in rows), len(header)
 
 
 def _line_of_bytes(path: Path) -> int:
