@@ -15,6 +15,7 @@ from tunesmith.adapt.layers import block_layers, leaf_names, sizes
 from tunesmith.contracts import Adapted, Family
 from tunesmith.errors import UserError
 from tunesmith.options import Options
+from tunesmith.quiet import quiet
 
 TASK_TYPES = {
     "ForSequenceClassification": TaskType.SEQ_CLS,
@@ -56,20 +57,21 @@ class LoRA(Options):
                 )
         alpha = self.alpha if self.alpha is not None else 2.0 * self.rank
         torch.manual_seed(seed)
-        tuned = get_peft_model(
-            model,
-            LoraConfig(
-                task_type=_task_type(model),
-                r=self.rank,
-                lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it and takes fractions
-                lora_dropout=self.dropout,
-                target_modules=rf"(?:.*\.)?\d+\.(?:.*\.)?(?:{'|'.join(map(re.escape, names))})",
-                modules_to_save=list(head),
-                use_rslora=self.rslora,
-                use_dora=self.dora,
-                fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
-            ),
-        )
+        with quiet():
+            tuned = get_peft_model(
+                model,
+                LoraConfig(
+                    task_type=_task_type(model),
+                    r=self.rank,
+                    lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it and takes fractions
+                    lora_dropout=self.dropout,
+                    target_modules=rf"(?:.*\.)?\d+\.(?:.*\.)?(?:{'|'.join(map(re.escape, names))})",
+                    modules_to_save=list(head),
+                    use_rslora=self.rslora,
+                    use_dora=self.dora,
+                    fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
+                ),
+            )
         trainable = tuple(name for name, parameter in tuned.named_parameters() if parameter.requires_grad)
         note = f"LoRA of rank {self.rank} on {len(layers)} layers: {', '.join(names)}"
         return Adapted(tuned, trainable, tuple(head), (note,))

@@ -89,7 +89,8 @@ def _adapted(folder: Path, note: Mapping[str, Any], find_base: BaseFinder) -> nn
 
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     base = _load(note["auto_class"], find_base(note["base"], note["base_revision"]), config)
-    return PeftModel.from_pretrained(base, str(folder))
+    with quiet():
+        return PeftModel.from_pretrained(base, str(folder))
 
 
 def _load(auto_class: str, folder: Path, config: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -71,6 +72,8 @@ def _probability(seen: Any, gold: NDArray[Any], new: Any) -> NDArray[np.float64]
 
 
 def _features(texts: Sequence[str], asked: Sequence[str]) -> tuple[Any, Any]:
+    if not any(texts):
+        return csr_matrix((len(texts), 1)), csr_matrix((len(asked), 1))
     words = float(np.mean([len(text.split()) for text in texts[:1000]]))
     shape = {"analyzer": "char", "ngram_range": (1, 3)} if words < FEW_WORDS else {"ngram_range": (1, 2)}
     # The default pattern leaves out words of one character, and with them whole texts.

@@ -37,15 +37,17 @@ def paired_test(a: Predictions, b: Predictions, metric: Metric, *, permutations:
 
     In each permutation every row's two answers change sides with probability one half.
     """
-    observed = abs(metric(a) - metric(b))
+    scores = metric(a), metric(b)
+    observed = abs(scores[0] - scores[1])
     if math.isnan(observed):
         return math.nan
+    rounding = 1e-12 * max(map(abs, scores))
     generator = np.random.default_rng(seed)
     extreme = 0
     for _ in range(permutations):
         swap = generator.random(len(a)) < 0.5
         found = abs(metric(_mixed(a, b, swap)) - metric(_mixed(b, a, swap)))
-        extreme += found >= observed - 1e-12
+        extreme += found >= observed - rounding
     return (extreme + 1) / (permutations + 1)
 
 
@@ -53,12 +55,12 @@ def smallest_detectable(rows: int, accuracy: float) -> float | None:
     """The smallest gain in accuracy that a test of this size would find 4 times in 5 at the 5 % level.
 
     Two independent proportions: (z_0.975 + z_0.8) * sqrt(2 p (1 - p) / n) (Fleiss, Levin and Paik 2003, section 4.3).
-    A paired test can find less. None without rows.
+    A paired test can find less. No gain is larger than 1. None without rows.
     """
     if rows == 0:
         return None
     spread = max(accuracy * (1 - accuracy), 1 / (4 * rows))
-    return (1.959964 + 0.841621) * math.sqrt(2 * spread / rows)
+    return min(1.0, (1.959964 + 0.841621) * math.sqrt(2 * spread / rows))
 
 
 def _draws(rows: int, resamples: int, seed: int) -> NDArray[np.int64]:
@@ -76,6 +78,8 @@ def _interval(value: float, found: NDArray[np.float64], level: float) -> Interva
 
 def _row_values(predictions: Predictions, metric: Metric) -> NDArray[np.float64] | None:
     """Values a row whose mean is the metric, where there are such: a fast way to the same interval."""
+    if not len(predictions):
+        return None
     if metric.name == "accuracy" and predictions.gold.ndim == 1:
         return np.asarray(predictions.gold == predictions.answers, dtype=np.float64)
     if metric.name in ("mae", "mse"):

@@ -73,9 +73,13 @@ def _hamming_loss(predictions: Predictions) -> float:
 
 
 def _mcc(predictions: Predictions) -> float:
-    return (
-        math.nan if _several(predictions) else float(metrics.matthews_corrcoef(predictions.gold, predictions.answers))
-    )
+    """0 where gold or the answers are all the same; not defined where both are, nor for several labels a row."""
+    right, given, there = _counts(predictions)
+    if _several(predictions) or np.count_nonzero(given + there) == 1:
+        return math.nan
+    rows = len(predictions)
+    spread = (rows**2 - (given**2).sum()) * (rows**2 - (there**2).sum())
+    return float((right.sum() * rows - (given * there).sum()) / math.sqrt(spread)) if spread else 0.0
 
 
 def _binary_columns(predictions: Predictions) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -103,12 +107,12 @@ def _average_precision(predictions: Predictions) -> float:
 
 def _log_loss(predictions: Predictions) -> float:
     assert predictions.scores is not None
-    tiny = np.finfo(np.float64).tiny
+    least = np.finfo(np.float64).eps  # what scikit-learn takes for the logarithm of nothing
     if _several(predictions):
         right = np.where(predictions.gold == 1, predictions.scores, 1 - predictions.scores)
-        return float(-np.log(np.maximum(right, tiny)).mean())
+        return float(-np.log(np.maximum(right, least)).mean())
     right = predictions.scores[np.arange(len(predictions)), predictions.gold]
-    return float(-np.log(np.maximum(right, tiny)).mean())
+    return float(-np.log(np.maximum(right, least)).mean())
 
 
 ACCURACY = Metric("accuracy", _accuracy)

@@ -29,11 +29,16 @@ def _rmse(predictions: Predictions) -> float:
     return float(np.sqrt((_error(predictions) ** 2).mean(axis=0)).mean())
 
 
+def _constant(values: NDArray[np.float64]) -> bool:
+    """Whether values [N] differ by no more than rounding."""
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
+
+
 def _correlation(kind: Callable[[Any, Any], Any]) -> Callable[[Predictions], float]:
     def compute(predictions: Predictions) -> float:
         found = []
         for gold, answers in zip(predictions.gold.T, predictions.answers.T, strict=True):
-            if len(gold) < 2 or np.ptp(gold) == 0 or np.ptp(answers) < 1e-12 * max(1.0, float(np.abs(answers).max())):
+            if len(gold) < 2 or _constant(gold) or _constant(answers):
                 return math.nan
             found.append(float(kind(gold, answers).statistic))
         return float(np.mean(found))
@@ -42,9 +47,9 @@ def _correlation(kind: Callable[[Any, Any], Any]) -> Callable[[Predictions], flo
 
 
 def _r2(predictions: Predictions) -> float:
-    spread = ((predictions.gold - predictions.gold.mean(axis=0)) ** 2).sum(axis=0)
-    if len(predictions) < 2 or not spread.all():
+    if len(predictions) < 2 or any(map(_constant, predictions.gold.T)):
         return math.nan
+    spread = ((predictions.gold - predictions.gold.mean(axis=0)) ** 2).sum(axis=0)
     return float((1 - (_error(predictions) ** 2).sum(axis=0) / spread).mean())
 
 

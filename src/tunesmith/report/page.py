@@ -1,6 +1,7 @@
 """The report of a run: one page, made only from the files in its folder, that needs nothing else to be looked at."""
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from markupsafe import Markup
 from tunesmith.commit import write_file
 from tunesmith.report.plots import curves, histogram, scatter
 
-BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
-"""Characters that turn the order of what stands around them."""
+JOINERS = "\u200c\u200d"
+"""Parts of how Persian, Hindi or emoji are written, though they show nothing by themselves."""
 WORST_ROWS = 20
 LONG_TEXT = 280
 MOST_LABELS_IN_FULL = 40
+MOST_LABELS_DRAWN = 200
+"""The page grows with the square of the labels that the confusion is drawn of."""
 NOT_MEASURED = (
     "what the model forgot of what it could do before",
     "whether groups of people are treated differently",
@@ -46,9 +49,13 @@ def write(folder: Path) -> Path:
 
 def visible(value: Any) -> Any:
     """Texts with control characters and direction marks written out; everything else as it is."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
-    return "".join(c if (c.isprintable() or c in "\n\t") and c not in BIDI else f"⟨U+{ord(c):04X}⟩" for c in value)
+    return "".join(c if _shows(c) else f"⟨U+{ord(c):04X}⟩" for c in value)
+
+
+def _shows(character: str) -> bool:
+    return character.isprintable() or character in f"\n\t{JOINERS}" or unicodedata.category(character) == "Zs"
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -144,6 +151,7 @@ def _heat(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "rows": [list(zip(row, part, strict=True)) for row, part in zip(counts.tolist(), shares.tolist(), strict=True)],
         "pairs": pairs[:12],
         "dense": len(table["labels"]) > MOST_LABELS_IN_FULL,
+        "drawn": len(table["labels"]) <= MOST_LABELS_DRAWN,
     }
 
 
@@ -160,7 +168,7 @@ def _fits(predictions: Sequence[Mapping[str, Any]], recipe: str | None) -> list[
         gold = [float(row["gold"][place]) for row in rows]
         given = [float(row["answer"] if len(names) == 1 else row["answer"][name]) for row in rows]
         errors += [a - g for a, g in zip(given, gold, strict=True)]
-        plots.append(scatter(gold, given, name))
+        plots.append(scatter(gold, given, visible(name)))
     counts, edges = np.histogram(errors, bins=21)
     return [*plots, histogram(edges.tolist(), counts.tolist(), "answered minus right")]
 
@@ -177,6 +185,8 @@ def number(value: float | None) -> str:
     """A value to three or four digits; a dash for none."""
     if value is None:
         return "–"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.3g}"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
 

@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, LINE, FIRST, SECOND = "#010203", "#040506", "#070809", "#0a0b0c"
 """Stand-ins that become the page's colours."""
@@ -42,7 +44,8 @@ MOST_POINTS = 600
 def draw(paint: Callable[[Axes], None], *, width: float = 5.0, height: float = 2.6) -> Markup:
     """The SVG of one plot that `paint` puts on axes. Text stays text; nothing depends on the clock."""
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser writes the texts, with its own fonts
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
@@ -56,7 +59,7 @@ def draw(paint: Callable[[Axes], None], *, width: float = 5.0, height: float = 2
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for stand_in, colour in COLOURS.items():
-        svg = svg.replace(stand_in, colour)
+        svg = svg.replace(f": {stand_in}", f": {colour}")
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     return Markup(svg)  # noqa: S704  # made by matplotlib, which escapes the texts that it is given
@@ -102,9 +105,14 @@ def _loss(axes: Axes, steps: Sequence[Any], judged: Sequence[Any], best: Sequenc
         )
     for event in best:
         axes.axvline(event["step"], color=INK, linewidth=0.8, linestyle=":")
-    axes.set_xlabel("step")
+    _count_steps(axes)
     axes.set_ylim(bottom=0)
     axes.legend()
+
+
+def _count_steps(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _metric(axes: Axes, values: Sequence[tuple[int, float]], best: Sequence[Any]) -> None:
@@ -114,13 +122,13 @@ def _metric(axes: Axes, values: Sequence[tuple[int, float]], best: Sequence[Any]
     for event in best:
         axes.axvline(event["step"], color=INK, linewidth=0.8, linestyle=":", label=f"best, step {event['step']}")
         axes.legend()
-    axes.set_xlabel("step")
+    _count_steps(axes)
 
 
 def _line(axes: Axes, steps: Sequence[Any], name: str) -> None:
     thin = max(1, len(steps) // MOST_POINTS)
     axes.plot([e["step"] for e in steps][::thin], [e[name] for e in steps][::thin], color=FIRST, linewidth=1.2)
-    axes.set_xlabel("step")
+    _count_steps(axes)
     axes.set_ylim(bottom=0)
 
 

@@ -1,0 +1,612 @@
+"""The page of a run: whole without anything else, true to the run's files, and deaf to what data texts ask of it."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from markupsafe import Markup
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from tunesmith.contracts import Card, Corpus, Family, Finding, Ledger, Predictions, Record, Step, Task
+from tunesmith.evaluate.judge import judge
+from tunesmith.evaluate.metrics import measure
+from tunesmith.evaluate.options import EvaluateOptions
+from tunesmith.prepare.audit import picture
+from tunesmith.recipe import recipe_from
+from tunesmith.report.page import MOST_LABELS_DRAWN, WORST_ROWS, count, duration, number, share, size, visible, write
+from tunesmith.run import Run, environment
+from tunesmith.tasks.classification import Classification
+from tunesmith.tasks.regression import Regression
+from tunesmith.train.journal import Journal
+
+VOID = {"meta", "br", "link", "img", "input", "hr", "base", "embed", "source"}
+LOADING = {"src", "srcset", "poster", "action", "formaction", "data", "background", "ping", "manifest", "srcdoc"}
+SECTIONS = [
+    "What was run",
+    "Data",
+    "Training",
+    "Results on the test rows",
+    "The worst mistakes",
+    "Delivered, and what it cost",
+    "Not measured",
+    "To do it again",
+]
+HOSTILE = (
+    '<script>document.title="taken"</script>',
+    "</script><script>document.title='taken'</script>",
+    "</title></style><svg onload=document.title='taken'>",
+    '"><img src=x onerror="document.title=\'taken\'">',
+    "'><a href='javascript:document.title=1' autofocus onfocus=document.title=1>",
+    "{{7*7}}{% for x in y %}{{ config }}",
+    "--><!--[if IE]>",
+    "]]>&lt;script&gt;",
+    "\u202egnp.exe\u2066\x1b[31m\x00\x07",
+    "http://127.0.0.1/x.js",
+    "=1+1;url(http://127.0.0.1/y)",
+    "#010203 #070809",
+    "donaudampfschiff" * 6,
+)
+
+
+class Seen(HTMLParser):
+    """Every tag with its attributes, every text that a reader sees, and how the tags stand in each other."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+    def text(self, *tags: str) -> str:
+        parts = (data for tag, found in self.texts.items() if tag in tags or not tags for data in found)
+        return " ".join(" ".join(parts).split())
+
+    def shape(self) -> Counter[tuple[str, tuple[str, ...]]]:
+        """How often each tag stands there with which attributes."""
+        return Counter((tag, tuple(sorted(attributes))) for tag, attributes in self.tags)
+
+
+def table(seen: str, heading: str) -> list[list[str]]:
+    """The cells of the first table after a heading, tags taken away."""
+    part = seen[seen.index(heading) :]
+    rows = re.findall(r"<tr>(.*?)</tr>", part[: part.index("</table>")], re.DOTALL)
+    return [[re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in rows]
+
+
+def card(name: str = "small-encoder", **more: Any) -> Card:
+    facts = Card(name, None, Family.ENCODER, "bert", 22_713_216, 512, 30_522, "apache-2.0", ("en",), "0" * 64)
+    return replace(facts, **more)
+
+
+def corpus(task: Task, splits: Mapping[str, Sequence[Record]], file: str, finding: str) -> Corpus:
+    ways = {name: len(rows) for name, rows in splits.items()}
+    ledger = Ledger({file: sum(ways.values()) + 2}, {**ways, "skipped:empty_text": 2})
+    findings = (Finding("repeats", "warning", finding, 2, (f"{file}, line 3",)),)
+    return Corpus(task, splits, ledger, findings, {file: "ab" * 32}, "cd" * 32)
+
+
+def journal(run: Run, task: Task, metrics: Mapping[str, float | None], steps: int = 30) -> None:
+    book = Journal(run.journal)
+    for step in range(1, steps + 1):
+        book.step(Step(step, step / 10, 2 / step, 1e-4 * (1 - step / steps), 1.5, 8, 8.0, 300, 320))
+        if step % 10 == 0:
+            event = {"event": "evaluation", "step": step, "epoch": step / 10, "loss": 1 / step, "best": step < 30}
+            book.write({**event, "metrics": {**metrics, task.metrics[0]: 0.5 + step / 100}})
+    book.write({"event": "end", "step": steps, "reason": "planned end", "best_step": 20})
+    book.close()
+
+
+def line(task: Task, predictions: Predictions, place: int, record: Record, outputs: Any) -> dict[str, Any]:
+    """A line of predictions.jsonl, as a run writes it."""
+    gold, given = predictions.gold[place], predictions.answers[place]
+    answer = task.answer(outputs)
+    facts: dict[str, Any] = {"row": record.row, "where": record.where, "text": record.text, "gold": record.target}
+    facts |= {"answer": answer.value, "confidence": None, "correct": None, "error": None}
+    if predictions.scores is None:
+        facts["error"] = float(np.abs(given - gold).mean())
+    else:
+        scores = predictions.scores[place]
+        sure = scores[given] if given.ndim == 0 else np.where(given == 1, scores, 1 - scores).min()
+        facts |= {"correct": bool(np.all(gold == given)), "confidence": float(sure)}
+    return facts | {"scores": dict(answer.scores)}
+
+
+def finished(
+    folder: Path,
+    spec: Mapping[str, Any],
+    task: Task,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    file: str = "rows.jsonl",
+    finding: str = "2 of 60 train rows repeat an earlier one exactly",
+    model: Card | None = None,
+    note: str = "the head is new",
+    kind: str = "safetensors",
+    bare: bool = False,
+) -> Path:
+    """The folder of a run of `task` on `rows`, half of them test rows, whose model is right on most of them.
+
+    bare: without a journal and without baselines, which take the time.
+    """
+    records = [Record(place, file, place + 2, *task.read(row)) for place, row in enumerate(rows)]
+    learned = task.learn(records)
+    half = len(records) // 2
+    splits = {"train": records[:half], "test": records[half:]}
+    run = Run.create_or_open(
+        folder, recipe_from({"model": "builtin:minilm", "task": spec, "data": "rows.jsonl"}), folder
+    )
+    run.write_json("environment.json", {**environment(), "started": "2024-05-01T10:00:00+00:00"})
+    run.write_json("model.json", {"card": asdict(model or card()), "notes": []})
+    data = corpus(learned, splits, file, finding)
+    tokens: dict[str, Any] = {"min": 3, "median": 5.0, "p95": 8.0, "max": 9, "cut_rows": 1, "cut_tokens": 2}
+    tokens |= {"histogram": {"edges": [3.0, 5.0, 7.0, 9.0], "counts": [4, 5, half - 9]}}
+    pictures = {name: {**facts, "tokens": tokens} for name, facts in picture(data).items()}
+    audit: dict[str, Any] = {"ledger": asdict(data.ledger), "findings": [asdict(each) for each in data.findings]}
+    audit |= {"files": dict(data.files), "fingerprint": data.fingerprint, "splits": pictures, "max_tokens": 128}
+    run.write_json("audit.json", audit)
+    counts = {"total": 22_713_216, "trainable": 1_234_567, "head": ["classifier"], "notes": [note], "method": {}}
+    run.write_json("parameters.json", counts)
+    outputs = logits(learned, splits["test"])
+    predictions = learned.predictions(outputs, splits["test"])
+    if not bare:
+        journal(run, learned, measure(predictions, learned.metrics))
+    options = EvaluateOptions(resamples=100, baselines=not bare)
+    run.write_json("evaluation.json", judge(predictions, learned, splits=splits, split="test", options=options, seed=0))
+    lines = [line(learned, predictions, place, record, outputs[place]) for place, record in enumerate(splits["test"])]
+    run.predictions.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in lines), encoding="utf-8")
+    parity = {"rows": 30, "max_difference": 1.5e-6}
+    run.write_json("deploy.json", [{"kind": kind, "folder": "artifact", "bytes": 90_900_000, "parity": parity}])
+    spent = {"train_seconds": 83.2, "total_seconds": 4000.0, "steps": 30, "tokens": 9000, "padded_tokens": 9600}
+    run.write_json("cost.json", {**spent, "tokens_per_second": 108.2, "peak_memory_bytes": 1_500_000_000})
+    return folder
+
+
+def logits(task: Task, records: Sequence[Record]) -> Any:
+    """Outputs that are right on four rows of five, more or less sure."""
+    generator = np.random.default_rng(5)
+    gold = task.predictions(np.zeros((len(records), len(task.head()["id2label"]))), records).gold
+    wrong = np.arange(len(records)) % 5 == 0
+    if task.head()["problem_type"] == "regression":
+        return (gold - np.mean(gold, axis=0)) / np.std(gold, axis=0) + generator.normal(0, 0.3, gold.shape)
+    if gold.ndim == 2:
+        return np.where(gold ^ wrong[:, None], 1, -1) * generator.uniform(0.5, 4, gold.shape)
+    given = np.where(wrong, (gold + 1) % len(task.head()["id2label"]), gold)
+    return np.eye(len(task.head()["id2label"]))[given] * generator.uniform(1, 6, (len(records), 1))
+
+
+def single(folder: Path, labels: Sequence[str] = ("late", "broken", "thanks"), rows: int = 60, **more: Any) -> Path:
+    texts = more.pop("texts", ["where is my parcel", "the lamp is broken", "thank you all"])
+    made = [
+        {"text": f"{texts[place % len(texts)]} {place}", "label": labels[place % len(labels)]} for place in range(rows)
+    ]
+    return finished(folder, {"kind": "classification"}, Classification(), made, **more)
+
+
+def several(folder: Path, labels: Sequence[str] = ("late", "broken"), **more: Any) -> Path:
+    made = [
+        {"text": f"row {place}", "labels": [name for bit, name in enumerate(labels) if place >> bit & 1]}
+        for place in range(60)
+    ]
+    task = {"kind": "classification", "label": "labels", "multi_label": True}
+    return finished(folder, task, Classification(label="labels", multi_label=True), made, **more)
+
+
+def numbers(folder: Path, names: Sequence[str] = ("stars",), **more: Any) -> Path:
+    made = [
+        {"text": f"row {place}", **{name: float(place % 7 + 10 * bit) for bit, name in enumerate(names)}}
+        for place in range(60)
+    ]
+    target: Any = names[0] if len(names) == 1 else list(names)
+    return finished(folder, {"kind": "regression", "target": target}, Regression(target=target), made, **more)
+
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "one label": single,
+    "several labels": lambda folder: several(folder, bare=True),
+    "a number": lambda folder: numbers(folder, bare=True),
+    "two numbers": lambda folder: numbers(folder, ("stars", "days"), bare=True),
+}
+
+
+def read(folder: Path) -> tuple[str, Seen]:
+    path = write(folder)
+    assert path == folder / "report.html"
+    page = path.read_text(encoding="utf-8")
+    return page, Seen(page)
+
+
+@cache
+def once(folder: Path) -> tuple[str, Seen]:
+    """The page of a run that no test changes."""
+    return read(folder)
+
+
+def evaluation(folder: Path) -> Any:
+    return json.loads((folder / "evaluation.json").read_bytes())
+
+
+def answers(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def is_inert(seen: Seen) -> None:
+    """Nothing on the page runs or is loaded."""
+    for tag, attributes in seen.tags:
+        assert tag not in ("script", "img", "iframe", "object", "embed", "link", "base", "form", "a", "video", "audio")
+        assert not [name for name in attributes if name.startswith("on") or name in LOADING]
+        for name, value in attributes.items():
+            assert "href" not in name or (value or "").startswith("#") or name.startswith("xmlns")
+            assert name.startswith("xmlns") or "url(" not in (value or "").replace("url(#", "") or name == "title"
+    assert not re.search(r"@import|url\((?!#)", seen.text("style"))
+    assert seen.open == []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On busy cores the small fits are several times faster so."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def ready(runs: Path) -> Callable[[str], Path]:
+    """Makes a run of each kind once, for tests that only look at it."""
+    return cache(lambda kind: KINDS[kind](runs / kind / "a run"))
+
+
+@pytest.fixture(scope="module")
+def hostile(runs: Path) -> Path:
+    """A run in which every text that comes from outside tries something."""
+    return single(
+        runs / "<img src=x onerror=document.title=1>{{7*7}}",
+        labels=HOSTILE,
+        rows=24 * len(HOSTILE),
+        texts=[f"{text} {text * 20 if place % 2 else ''}" for place, text in enumerate(HOSTILE)],
+        file=HOSTILE[3],
+        finding=" ".join(HOSTILE),
+        model=card(HOSTILE[0], revision=HOSTILE[1], licence=HOSTILE[3], languages=HOSTILE, model_type=HOSTILE[2]),
+        note=HOSTILE[1],
+        kind=HOSTILE[3],
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_of_a_finished_run_is_whole_and_loads_nothing(kind: str, ready: Callable[[str], Path]) -> None:
+    page, seen = once(ready(kind))
+    is_inert(seen)
+    assert seen.text("title") == "a run · tunesmith report"
+    wanted = [name for name in SECTIONS if name != "Training" or kind == "one label"]
+    assert [" ".join(data.split()) for data in seen.texts["h2"]] == wanted
+    policy = [attributes for tag, attributes in seen.tags if tag == "meta" and "http-equiv" in attributes]
+    assert [each["content"] for each in policy] == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    assert "currentColor" in page
+    assert not re.search("#0[147a]0[258b]0[369c]", page)
+    links = set(re.findall(r"https?://[^\s\"'<>]+", page))
+    assert links <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_the_page_is_the_same_each_time(ready: Callable[[str], Path]) -> None:
+    assert read(ready("one label"))[0] == once(ready("one label"))[0]
+
+
+def test_a_run_that_has_just_started_has_a_page(tmp_path: Path) -> None:
+    made = recipe_from({"model": "builtin:minilm", "task": "classification", "data": "rows.csv"})
+    page, seen = read(Run.create_or_open(tmp_path / "run", made, tmp_path).folder)
+    is_inert(seen)
+    assert "This run has not been evaluated." in page
+    assert [" ".join(data.split()) for data in seen.texts["h2"]] == [
+        SECTIONS[0],
+        *SECTIONS[5:],
+    ]
+    assert "Nothing was exported." in page
+
+
+def test_an_empty_folder_has_a_page(tmp_path: Path) -> None:
+    page, seen = read(tmp_path)
+    is_inert(seen)
+    assert "This run has not been evaluated." in page
+
+
+def test_any_file_may_be_missing(tmp_path: Path) -> None:
+    folder = single(tmp_path / "run", bare=True)
+    assert not (folder / "journal.jsonl").exists()
+    is_inert(read(folder)[1])
+    names = ("recipe.yaml", "model.json", "parameters.json", "environment.json", "audit.json", "evaluation.json")
+    for name in (*names, "cost.json", "deploy.json", "predictions.jsonl"):
+        (folder / name).rename(folder / "away")
+        is_inert(read(folder)[1])
+        (folder / "away").rename(folder / name)
+
+
+def test_texts_of_the_data_stay_texts(hostile: Path) -> None:
+    page, seen = once(hostile)
+    is_inert(seen)
+    assert "49" not in seen.text("title", "h1")
+    assert seen.text("title") == f"{hostile.name} · tunesmith report"
+    for text in HOSTILE:
+        assert escape(str(visible(text))) in page.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
+    everything = seen.text() + "".join(str(value) for _, attributes in seen.tags for value in attributes.values())
+    for text in HOSTILE[:7]:
+        assert text in everything
+
+
+def test_data_adds_no_tag_and_no_attribute(hostile: Path, runs: Path) -> None:
+    """The page of the same run with harmless words has the same tags, each with the same attributes."""
+    plain = [f"word {place}" for place in range(len(HOSTILE))]
+    quiet = single(
+        runs / "quiet",
+        labels=plain,
+        rows=24 * len(plain),
+        texts=[f"{text} {text * 60 if place % 2 else ''}" for place, text in enumerate(plain)],
+        model=card("word", revision="word", licence="word", languages=plain),
+    )
+    assert once(hostile)[1].shape() == read(quiet)[1].shape()
+
+
+def test_hidden_characters_are_written_out(hostile: Path) -> None:
+    page, _ = once(hostile)
+    assert "⟨U+202E⟩gnp.exe⟨U+2066⟩⟨U+001B⟩[31m⟨U+0000⟩⟨U+0007⟩" in page
+    assert not set(page) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\x00\x07\x1b")
+
+
+def test_visible_leaves_what_people_write() -> None:
+    for text in (
+        "a\nb\tc",
+        "naïve – “quoted” …",
+        "我的\u3000包裹",
+        "12\u00a0000\u202f€",
+        "می\u200cخواهم",
+        "👩\u200d👩\u200d👧",
+        "שלום",
+    ):
+        assert visible(text) == text
+    assert visible("a\u200bb\ufeffc\u2028d\x85e\udc80") == "a⟨U+200B⟩b⟨U+FEFF⟩c⟨U+2028⟩d⟨U+0085⟩e⟨U+DC80⟩"
+    assert visible("\U000e0041") == "⟨U+E0041⟩"
+    assert visible(Markup("<b>")) == Markup("<b>")
+    assert visible(None) is None
+    assert visible(3) == 3
+
+
+def test_names_of_targets_stay_texts_in_the_plots(tmp_path: Path) -> None:
+    names = (*(HOSTILE[place] for place in (0, 3, 5, 7, 8, 11)), "数 字", "😀 $x^2$ \\alpha")
+    folder = numbers(tmp_path / "run", names, bare=True)
+    page, seen = read(folder)
+    is_inert(seen)
+    assert sum(tag == "svg" for tag, _ in seen.tags) == len(names) + 2
+    labels = [data.removesuffix(": right") for data in seen.texts["text"] if data.endswith(": right")]
+    assert labels == [str(visible(name)) for name in names]
+    assert not set(page) & set("\u202e\u2066\x00\x07\x1b")
+
+
+def test_numbers_are_those_of_the_files(ready: Callable[[str], Path]) -> None:
+    folder = ready("one label")
+    page, seen = once(folder)
+    found = evaluation(folder)
+    main = found["metrics"]["accuracy"]
+    assert seen.texts["b"] == [f"{main['value']:.3f}"]
+    assert f"between {main['low']:.3f} and {main['high']:.3f} at 95 %" in seen.text("span")
+    assert found["verdict"] + "." in seen.text("p")
+    shown = dict(table(page, "All metrics"))
+    assert shown == {name: f"{entry['value']:.3f}" for name, entry in found["metrics"].items()}
+    rows = table(page, "compared with")
+    for row, other in zip(rows, found["baselines"], strict=True):
+        gap = other["difference"]
+        limits = f"{gap['low']:.3f} to {gap['high']:.3f}"
+        assert row == [other["label"], f"{gap['value']:.3f}", limits, f"{other['p_value']:.3f}"]
+    classes = table(page, "Each label")[1:]
+    for row, entry in zip(classes, found["per_class"], strict=True):
+        values = [f"{entry[name]:.3f}" for name in ("precision", "recall", "f1")]
+        assert row == [entry["label"], *values, str(entry["support"])]
+    assert table(page, "Where every row went") == [
+        ["read from rows.jsonl", "62"],
+        ["train", "30"],
+        ["test", "30"],
+        ["left out: empty_text", "2"],
+    ]
+    for fact in ("22,713,216", "1,234,567 of 22,713,216 parameters (5.4 %)", "1 min 23 s", "1 h 6 min", "1.50 GB"):
+        assert fact in seen.text("dd")
+    assert "90.9 MB" in page
+    assert "planned end after 30 steps; weights of step 20" in seen.text("dd")
+
+
+def test_the_confusion_is_that_of_the_file(ready: Callable[[str], Path]) -> None:
+    folder = ready("one label")
+    page, _ = once(folder)
+    confused = evaluation(folder)["confusion"]
+    cells = {
+        f"{gold} → {given}: {confused['counts'][i][j]}"
+        for i, gold in enumerate(confused["labels"])
+        for j, given in enumerate(confused["labels"])
+    }
+    assert set(re.findall(r'<td title="([^"]*)"', page)) == cells
+    pairs = table(page, "Most often confused")[1:]
+    counts = [int(row[2]) for row in pairs]
+    assert counts == sorted(counts, reverse=True)
+    assert sum(counts) == sum(not row["correct"] for row in answers(folder))
+    for gold, given, rows in pairs:
+        places = confused["labels"].index(gold), confused["labels"].index(given)
+        assert confused["counts"][places[0]][places[1]] == int(rows)
+
+
+def test_the_surest_mistakes_come_first(tmp_path: Path) -> None:
+    folder = single(tmp_path / "run", rows=240, bare=True)
+    page, seen = read(folder)
+    wrong = sorted((row for row in answers(folder) if not row["correct"]), key=lambda row: -row["confidence"])
+    assert len(wrong) > WORST_ROWS
+    shown = [float(found) for found in re.findall(r"([\d.]+) % sure", seen.text("span"))]
+    assert shown == [round(100 * row["confidence"], 1) for row in wrong[:WORST_ROWS]]
+    assert shown == sorted(shown, reverse=True)
+    for row in wrong[:WORST_ROWS]:
+        assert f'<div class="text">{row["text"]}</div>' in page
+        assert row["where"] in page
+    assert not any(f'<div class="text">{row["text"]}</div>' in page for row in answers(folder) if row["correct"])
+
+
+def test_the_farthest_off_come_first(ready: Callable[[str], Path]) -> None:
+    folder = ready("two numbers")
+    _, seen = once(folder)
+    far = sorted((row["error"] for row in answers(folder)), reverse=True)[:WORST_ROWS]
+    assert re.findall(r"off by ([\d.]+)", seen.text("span")) == [f"{error:.3f}" for error in far]
+
+
+def test_wrong_sets_of_labels_are_told_also_when_empty(ready: Callable[[str], Path]) -> None:
+    folder = ready("several labels")
+    _, seen = once(folder)
+    wrong = [row for row in answers(folder) if not row["correct"]]
+    wrong.sort(key=lambda row: -row["confidence"])
+    wanted = [", ".join(row[key]) or "none" for row in wrong for key in ("gold", "answer")]
+    assert "none" in wanted
+    assert "late, broken" in wanted
+    assert [text.strip() for text in seen.texts["strong"]][1:] == wanted
+
+
+def test_a_run_without_mistakes_has_no_mistakes_to_show(tmp_path: Path) -> None:
+    folder = single(tmp_path / "run", bare=True)
+    right = [{**row, "answer": row["gold"], "correct": True} for row in answers(folder)]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in right))
+    assert "The worst mistakes" not in read(folder)[0]
+
+
+def test_a_metric_that_is_not_defined_is_a_dash(tmp_path: Path) -> None:
+    folder = numbers(tmp_path / "run")
+    found = evaluation(folder)
+    found["metrics"]["mae"] = dict.fromkeys(("value", "low", "high"))
+    found["baselines"][0]["metrics"]["mae"] = dict.fromkeys(("value", "low", "high"))
+    found["baselines"][0] |= {"difference": dict.fromkeys(("value", "low", "high")), "p_value": None}
+    found["verdict"] = "mae is not defined on these 30 rows"
+    (folder / "evaluation.json").write_text(json.dumps(found))
+    page, seen = read(folder)
+    assert seen.texts["b"] == ["–"]
+    assert dict(table(page, "All metrics"))["mae"] == "–"
+    assert table(page, "compared with")[0][1:] == ["–", "– to –", "–"]
+    assert "None" not in seen.text()
+
+
+@pytest.mark.parametrize("labels", [150, 201])
+def test_many_labels_do_not_break_the_page(labels: int, tmp_path: Path) -> None:
+    names = [f"label-{place:03}" for place in range(labels)]
+    folder = single(tmp_path / "run", labels=names, rows=2 * labels, bare=True)
+    page, seen = read(folder)
+    is_inert(seen)
+    assert len(table(page, "Each label")) == labels + 1
+    assert f"{labels} labels, 1 to 1 rows each" in page
+    assert len(page) < 4_000_000
+    assert ('class="heat dense"' in page) == (labels <= MOST_LABELS_DRAWN)
+    assert len(table(page, "Most often confused")) == 13
+
+
+def test_a_row_may_be_very_long(tmp_path: Path) -> None:
+    page, seen = read(single(tmp_path / "run", texts=["word " * 2000 + "x" * 5000], bare=True))
+    is_inert(seen)
+    assert "x" * 5000 in page
+    assert max(len(data) for data in seen.texts["summary"]) < 300
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (number(None), "–"),
+        (number(0.0), "0.000"),
+        (number(0.5), "0.500"),
+        (number(-0.25), "-0.250"),
+        (number(12.3456), "12.346"),
+        (number(1234.5), "1,234"),
+        (number(0.00034), "0.00034"),
+        (number(-1.23456e-7), "-1.23e-07"),
+        (count(None), "–"),
+        (count(1234567), "1,234,567"),
+        (share(0.1234), "12.3 %"),
+        (share(None), "–"),
+        (size(90_900_000), "90.9 MB"),
+        (size(2.5e9), "2.50 GB"),
+        (size(None), "–"),
+        (duration(5.25), "5.2 s"),
+        (duration(59.96), "1 min 0 s"),
+        (duration(61), "1 min 1 s"),
+        (duration(7260), "2 h 1 min"),
+        (duration(None), "–"),
+    ],
+)
+def test_numbers_read_well(found: str, said: str) -> None:
+    assert found == said
+
+
+def dumped(path: Path, profile: Path) -> str:
+    """The page as a browser leaves it after two seconds of its own time."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next((found for found in map(shutil.which, names) if found), None)
+    if browser is None:
+        pytest.skip(f"none of {', '.join(names)} is installed")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += ["--disable-sync", "--virtual-time-budget=2000", f"--user-data-dir={profile}", "--dump-dom"]
+    done = subprocess.run(
+        [browser, *options, path.as_uri()], capture_output=True, text=True, timeout=60, check=True, encoding="utf-8"
+    )
+    return done.stdout
+
+
+def test_nothing_runs_in_a_browser(hostile: Path, tmp_path: Path) -> None:
+    """Also without the page's own ban of scripts, which would hide that a text had become one."""
+    page, seen = once(hostile)
+    bare = tmp_path / "bare.html"
+    bare.write_text(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page), encoding="utf-8")
+    assert "Content-Security" not in bare.read_text(encoding="utf-8")
+    for path in (hostile / "report.html", bare):
+        live = Seen(dumped(path, tmp_path / "profile"))
+        assert live.text("title") == seen.text("title")
+        assert [" ".join(data.split()) for data in live.texts["h2"]] == SECTIONS
+        is_inert(live)
+
+
+FRAMES = """<!doctype html><meta charset="utf-8"><title>waiting</title><script>
+const found = {{}};
+function measure(frame) {{
+  const inside = frame.contentDocument.documentElement;
+  found[frame.width] = [inside.clientWidth, inside.scrollWidth];
+  document.title = JSON.stringify(found);
+}}</script>{frames}"""
+FRAME = """<iframe style="border:0" width="{width}" height="900" onload="measure(this)" srcdoc="{page}"></iframe>"""
+
+
+def test_nothing_is_wider_than_a_telephone(hostile: Path, tmp_path: Path) -> None:
+    """In frames of that width, because a browser's own window cannot be made so narrow."""
+    page, _ = once(hostile)
+    frames = "".join(FRAME.format(width=width, page=escape(page)) for width in (320, 400))
+    (tmp_path / "framed.html").write_text(FRAMES.format(frames=frames), encoding="utf-8")
+    live = Seen(dumped(tmp_path / "framed.html", tmp_path / "profile"))
+    found = json.loads(live.text("title"))
+    assert found.keys() == {"320", "400"}
+    for width, (inner, needed) in found.items():
+        assert needed <= inner <= int(width)
