@@ -1,6 +1,6 @@
 """The simple models: those of scikit-learn, at work on any rows, and blind to what they are asked."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tunesmith.contracts import Predictions
 from tunesmith.evaluate import BASELINES, METRICS
@@ -27,13 +26,6 @@ ALL: list[tuple[str, str]] = [
     ("tfidf_logistic", "multi"),
     ("tfidf_ridge", "numbers"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On busy cores the small fits are several times faster so."""
-    with threadpool_limits(1):
-        yield
 
 
 def baseline(name: str) -> Baseline:

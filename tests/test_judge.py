@@ -2,12 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tunesmith.contracts import Predictions, Record, Task
 from tunesmith.evaluate.judge import FEW_ROWS, judge, verdict
@@ -18,13 +17,6 @@ from tunesmith.tasks.regression import Regression
 QUICK = EvaluateOptions(resamples=100)
 PLAIN = ("where", "is", "my", "parcel", "the", "lamp", "came", "again")
 NAMES = ("broken", "late", "thanks")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On busy cores the small fits are several times faster so."""
-    with threadpool_limits(1):
-        yield
 
 
 def records(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[Record]:
