@@ -63,7 +63,7 @@ CASES = {
         {
             "task": {"kind": "classification"},
             "data": {"train": "banking77/train.jsonl.gz", "validation": 0.05, "test": "banking77/test.jsonl.gz"},
-            "train": {"epochs": 5, "learning_rate": 2e-4},
+            "train": {"epochs": 5, "learning_rate": 4e-4, "batch_size": 32},
         },
         ("banking77",),
         "accuracy 0.90",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-STEP_COST_TOKENS = {"cpu": 128, "cuda": 4096}
+STEP_COST_TOKENS = {"cpu": 256, "cuda": 4096}
 """What one more forward pass costs, in padded tokens that take as long; measured on small models."""
 
 
