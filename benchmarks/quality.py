@@ -28,9 +28,10 @@ class Case:
 
 
 SST2 = {"train": "sst2/train_sentences.jsonl.gz", "validation": "sst2/dev.jsonl.gz", "test": "sst2/test.jsonl.gz"}
+FAST = {"learning_rate": 2e-4, "layer_decay": 0.8}
 CASES = {
     "sst2-full": Case(
-        {"task": {"kind": "classification"}, "data": SST2, "train": {"epochs": 3, "learning_rate": 1e-4}},
+        {"task": {"kind": "classification"}, "data": SST2, "train": {"epochs": 3, **FAST}},
         ("sst2",),
         "accuracy 0.885",
     ),
@@ -39,7 +40,7 @@ CASES = {
             "task": {"kind": "classification"},
             "data": SST2,
             "method": {"kind": "lora", "rank": 8},
-            "train": {"epochs": 4, "learning_rate": 1e-3},
+            "train": {"epochs": 3, "learning_rate": 1e-3},
         },
         ("sst2",),
         "within 0.015 of full",
@@ -54,7 +55,7 @@ CASES = {
                 "metric": "spearman",
             },
             "data": {"train": "stsb/train.jsonl.gz", "validation": "stsb/dev.jsonl.gz", "test": "stsb/test.jsonl.gz"},
-            "train": {"epochs": 4, "learning_rate": 1e-4},
+            "train": {"epochs": 4, **FAST},
         },
         ("stsb",),
         "spearman 0.85",
