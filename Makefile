@@ -13,7 +13,7 @@ demo: ## the main job: tune, judge, report and save a ticket classifier, then as
 	@./tunesmith ask runs/support-desk-intent "$(SAMPLE)"
 
 test: dev ## all tests that take less than a minute each
-	@$(PYTHON) -P -m pytest -m "not slow"
+	@$(PYTHON) -P -m pytest -m "not slow" -n 2
 
 check: dev ## style, formatting and types
 	@$(PYTHON) -P -m ruff check
