@@ -39,7 +39,7 @@ def journal(run: Run, task: Task, metrics: Mapping[str, float | None], steps: in
         if step % 10 == 0:
             event = {"event": "evaluation", "step": step, "epoch": step / 10, "loss": 1 / step, "best": step < 30}
             book.write({**event, "metrics": {**metrics, task.metrics[0]: 0.5 + step / 100}})
-    book.write({"event": "end", "step": steps, "reason": "planned end", "best_step": 20})
+    book.write({"event": "end", "step": steps, "reason": "planned end", "weights_of": 20})
     book.close()
 
 

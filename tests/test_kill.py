@@ -238,7 +238,7 @@ def test_latest_and_best_survive_rotation_and_the_model_ends_with_the_best(
     best = [event["step"] for event in events if event["event"] == "evaluation" and event["best"]][-1]
     left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
     assert left == sorted({f"step-{best:08d}", f"step-{outcome.steps:08d}"})
-    assert outcome.best_step == best
+    assert outcome.weights_of == best
 
 
 def test_early_stopping_ends_training_after_patience_and_says_so(
@@ -247,9 +247,16 @@ def test_early_stopping_ends_training_after_patience_and_says_so(
     stop = {"patience": 1}
     outcome, _ = tuned(one, start, tmp_path / "run", stop=stop, learning_rate=1e-9, evaluate_every=3)
     assert outcome.reason == "early stop"
-    assert (outcome.best_step, outcome.steps) == (3, 6)
+    assert (outcome.weights_of, outcome.steps) == (3, 6)
     end = read_journal(tmp_path / "run" / "journal.jsonl")[-1]
-    assert end == {"event": "end", "step": 6, "reason": "early stop", "best_step": 3}
+    assert end == {"event": "end", "step": 6, "reason": "early stop", "weights_of": 3}
+
+
+def test_the_last_weights_stay_where_the_best_are_not_wanted(one: Bench, start: dict[str, Any], tmp_path: Path) -> None:
+    stop = {"patience": 1, "min_change": 0.99, "restore_best": False}
+    outcome, _ = tuned(one, start, tmp_path / "run", evaluate_every=3, stop=stop)
+    end = read_journal(tmp_path / "run" / "journal.jsonl")[-1]
+    assert (outcome.weights_of, end["weights_of"]) == (outcome.steps, outcome.steps)
 
 
 def test_too_little_space_is_said_before_the_first_step(

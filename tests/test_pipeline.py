@@ -170,7 +170,7 @@ def test_the_best_evaluation_is_what_is_judged(house: Path) -> None:
     events = [json.loads(line) for line in run.journal.read_text().splitlines()]
     seen = [event for event in events if event["event"] == "evaluation"]
     best = max(seen, key=lambda event: event["metrics"]["accuracy"])  # the first of equals
-    assert events[-1]["best_step"] == best["step"]
+    assert events[-1]["weights_of"] == best["step"]
     assert events[-1]["reason"] == "early stop"
     kept = load_file(run.checkpoints / f"step-{best['step']:08d}" / "weights.safetensors")
     saved = load_file(run.artifact / "model.safetensors")

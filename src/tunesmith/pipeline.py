@@ -234,7 +234,7 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
     )
     with stop_wish() as wish:  # elsewhere a signal ends the run at once: nothing would be lost
         outcome = train(session, wish, house.screen)
-    best = "" if outcome.best_step == outcome.steps else f", with the weights of step {outcome.best_step}"
+    best = "" if outcome.weights_of == outcome.steps else f", with the weights of step {outcome.weights_of}"
     house.screen.say(f"{outcome.reason} after {outcome.steps} steps{best}")
     if house.world.main:
         house.run.mark("trained")

@@ -57,10 +57,10 @@ class Session:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended. best_step: whose weights the model now has; reason: why it stopped. seconds: of all steps."""
+    """How training ended. weights_of: the step whose weights the model now has; reason: why it stopped."""
 
     steps: int
-    best_step: int | None
+    weights_of: int
     reason: str
 
 
@@ -116,15 +116,15 @@ def _follow(desk: "_Desk", wish: Wish) -> str:
                 )
             began = time.monotonic()
     reason = "early stop" if watch.over and state.step < plan.steps else "planned end"
-    desk.write({"event": "end", "step": state.step, "reason": reason, "best_step": watch.best_step})
+    desk.write({"event": "end", "step": state.step, "reason": reason, "weights_of": desk.wanted()})
     return reason
 
 
-def _settle(desk: "_Desk") -> int | None:
-    """Gives the model the best weights, where that is wanted; the step that they are of."""
-    best = desk.watch.best_step
-    if best is None or not desk.watch.options.restore_best or best == desk.state.step:
-        return desk.state.step
+def _settle(desk: "_Desk") -> int:
+    """Gives the model the best weights, where that is wanted; the step that its weights are of."""
+    best = desk.wanted()
+    if best == desk.state.step:
+        return best
     folder = desk.checkpoints.path(best)
     try:
         commit.verify(folder)
@@ -152,6 +152,11 @@ class _Desk:
                 journal.close()
         for tracker in self.trackers:
             tracker.close()
+
+    def wanted(self) -> int:
+        """The step whose weights the model is to end with."""
+        best = self.watch.best_step if self.watch.options.restore_best else None
+        return self.state.step if best is None else best
 
     def track(self) -> None:
         """Opens the trackers, where training begins or goes on."""
