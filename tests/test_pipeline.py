@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from tiny import model_folder
 from tunesmith import api
 from tunesmith.cli.app import main
+from tunesmith.errors import UserError
 from tunesmith.run import Run
 
 FILES = [
@@ -328,3 +329,53 @@ def test_two_processes_make_one_run_like_that_of_one(house: Path, tmp_path: Path
         for run in (one, two)
     ]
     assert np.allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_baselines_are_left_out_where_the_training_rows_are_not_what_they_were(house: Path, tmp_path: Path) -> None:
+    own = lines(tmp_path / "own.jsonl", rows(30))
+    run = api.run(recipe(house, data={"train": str(own), "validation": 0.2}), folder=tmp_path / "run")
+    assert api.evaluate(run, house / "rows.jsonl")["baselines"]
+    lines(own, [*rows(29), {"text": "something new", "label": "unheard of"}])
+    assert api.evaluate(run, house / "rows.jsonl")["baselines"] == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("task.metric=mae", "does not suit this task"),
+        ("train.betas=[1.5, 2]", "less than 1"),
+        ("train.evaluate_every=0", "greater than or equal to 1"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_before_anything_is_read(setting: str, said: str, house: Path) -> None:
+    with pytest.raises(UserError) as error:
+        api.run(recipe(house), overrides=[setting], folder=house / "refused")
+    assert not (house / "refused").exists()
+    assert said in str(error.value) or "expected" in str(error.value)
+
+
+@pytest.mark.parametrize("number", ["1e308", "9" * 400, "1e400", "-1e200"])
+def test_a_number_that_no_float_can_square_is_a_bad_row(number: str, house: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"text": "row {n}", "score": {number if n == 3 else n}}}\n' for n in range(12)))
+    with pytest.raises(UserError, match="line 4: field 'score'"):
+        api.run(recipe(house, task={"kind": "regression"}, data={"train": str(path)}), folder=tmp_path / "run")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(house: Path, tmp_path: Path) -> None:
+    folder = model_folder("bert", tmp_path / "small")
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["unheardof"] = max(vocabulary.values()) + 1
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match="the model embeds"):
+        api.run(recipe(house, model=str(folder)), folder=tmp_path / "run")
+
+
+def test_weights_that_are_cut_off_are_refused(house: Path, tmp_path: Path) -> None:
+    folder = model_folder("bert", tmp_path / "cut")
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError):
+        api.run(recipe(house, model=str(folder)), folder=tmp_path / "run")

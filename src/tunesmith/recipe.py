@@ -136,6 +136,9 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
     main = recipe.task.metrics[0]
     if main not in METRICS and ":" not in main:
         add(("task", "metric"), main, f"metric {shown(main)} is not known; {nearest(main, METRICS)}")
+    own = recipe.task.model_copy(update={"metric": None}).metrics  # type: ignore[attr-defined]  # tasks are options
+    if main in METRICS and main not in own:
+        add(("task", "metric"), main, f"{main} does not suit this task; known: {', '.join(own)}")
     for kind in recipe.deploy.formats:
         if kind not in EXPORTERS and kind != "auto" and ":" not in kind:
             add(("deploy", "formats"), kind, f"{shown(kind)} is not known; {nearest(kind, (*EXPORTERS, 'auto'))}")

@@ -115,10 +115,9 @@ def evaluate(run: Run, data: Path) -> dict[str, Any]:
     records = records_of(predictor.task, data)
     predictions = predictor.task.predictions(predictor.outputs(records), records)
     options = recipe.evaluate
-    try:
-        train = _corpus(recipe, run).splits["train"]
-    except UserError:
-        train, options = (), options.model_copy(update={"baselines": False})
+    train = _training_rows(recipe, run)
+    if not train:
+        options = options.model_copy(update={"baselines": False})
     return judge(
         predictions,
         predictor.task,
@@ -213,6 +212,15 @@ def _merged(run: Run, target: Path) -> Artifact:
         },
     )
     return write_artifact("safetensors", parcel, target)
+
+
+def _training_rows(recipe: Recipe, run: Run) -> Sequence[Record]:
+    """The rows that the run was trained on; none where they cannot be read any more, or are not what they were."""
+    try:
+        corpus = _corpus(recipe, run)
+    except UserError:
+        return ()
+    return corpus.splits["train"] if corpus.fingerprint == run.read_json("audit.json")["fingerprint"] else ()
 
 
 def _corpus(recipe: Recipe, run: Run) -> Corpus:

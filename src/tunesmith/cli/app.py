@@ -12,7 +12,7 @@ import typer
 
 from tunesmith.cli import ask, audit, doctor, evaluate, export, new, run, runs, schema, serve, show
 from tunesmith.cli.screen import complain
-from tunesmith.errors import TunesmithError, shown
+from tunesmith.errors import TunesmithError, UserError, shown
 
 EXIT_CODES = "\n\n".join(
     (
@@ -99,14 +99,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         complain(str(error))
         return error.exit_code
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        if error.filename is None:
+            return _fault(error)
+        complain(f"{shown(str(error.filename), 200)[1:-1]}: {error.strerror}; may it be read and written by you?")
+        return UserError.exit_code
     except Exception as error:  # noqa: BLE001  the last resort: any other end becomes one line and a file
         if debug:
             traceback.print_exc()
-        complain(
-            f"this is a fault of tunesmith: {type(error).__name__}: {shown(str(error), 200)[1:-1]}; {_kept(error)}"
-        )
-        return 1
+        return _fault(error)
     return 0
+
+
+def _fault(error: Exception) -> int:
+    """Says that something is wrong with us, in one line, and keeps the traceback."""
+    complain(f"this is a fault of tunesmith: {type(error).__name__}: {shown(str(error), 200)[1:-1]}; {_kept(error)}")
+    return 1
 
 
 def _flushed(code: int) -> int:

@@ -40,13 +40,20 @@ def open_foundation(options: ModelOptions, base: Path) -> Foundation:
     with quiet():
         try:
             config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
-        except (ValueError, KeyError, OSError, TypeError) as error:
+        except Exception as error:  # another's configuration may break anything
             raise UserError(
                 str(source.folder / "config.json"),
-                str(error).splitlines()[0],
+                str(error).splitlines()[0] if str(error) else type(error).__name__,
                 "is the model type known to this transformers?",
             ) from error
         tokenizer = _tokenizer(source.folder)
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    if isinstance(size, int) and len(tokenizer) > size:
+        raise UserError(
+            str(source.folder),
+            f"its tokenizer has {len(tokenizer)} tokens and the model embeds {size}",
+            "is this the model's own tokenizer?",
+        )
     licence, languages = _read_me(source.folder / "README.md")
     card = Card(
         name=options.name if not (base / options.name).is_dir() else source.portable_name,
@@ -138,12 +145,12 @@ def _read_me(path: Path) -> tuple[str | None, tuple[str, ...]]:
     found = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     try:
         head = yaml.safe_load(found[1]) if found else {}
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # a date that no calendar has
         head = {}
     if not isinstance(head, dict):
         return None, ()
-    languages = head.get("language") or ()
-    languages = (languages,) if isinstance(languages, str) else languages
+    languages = head.get("language") or []
+    languages = languages if isinstance(languages, list) else (languages,)
     licence = head.get("license")
     return (str(licence) if licence else None), tuple(str(language) for language in languages)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -50,7 +51,7 @@ def load_model(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(str(foundation.folder), str(error).splitlines()[0], "are the weights complete?") from error
     return Loaded(model, _head(model, found["missing_keys"]), _notes(model, found))
 

@@ -19,6 +19,8 @@ from tunesmith.options import Options
 from tunesmith.tasks.head import AUTO_CLASS, FAMILIES, output_layer, wide
 from tunesmith.tasks.text import encode_texts, examples, read_texts
 
+LARGEST = 1e100
+"""Squares of larger numbers leave what a float can hold."""
 METRICS = ("mae", "rmse", "mse", "pearson", "spearman", "r2")
 
 WORSE_TO_BETTER = (
@@ -189,8 +191,8 @@ def _number(value: Any, column: str) -> float:
     """A finite number, also when written as text."""
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise BadRow(column, shown(value), "a finite number", "bad_number")
+    if not abs(number) < LARGEST:
+        raise BadRow(column, shown(value), f"a finite number below {LARGEST:g}", "bad_number")
     return number

@@ -1,10 +1,12 @@
 """What a recipe can say about training."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tunesmith.options import Options
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class StopOptions(Options):
@@ -37,7 +39,7 @@ class TrainOptions(Options):
     weight_decay: float = Field(
         0.01, ge=0, description="Decoupled decay of weight matrices; biases and norms have none."
     )
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's averaging rates.")
+    betas: tuple[Rate, Rate] = Field((0.9, 0.999), description="AdamW's averaging rates.")
     epsilon: float = Field(1e-8, gt=0, description="AdamW's denominator term.")
     max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0 leaves them.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -53,7 +55,7 @@ class TrainOptions(Options):
     dropout: float | None = Field(
         None, ge=0, lt=1, description="Overrides every dropout rate of the model's configuration."
     )
-    evaluate_every: Literal["epoch"] | int = Field(
+    evaluate_every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
         "epoch", description="Evaluate and save after each epoch, or after this many updates."
     )
     save_every: int | None = Field(
