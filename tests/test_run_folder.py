@@ -74,8 +74,20 @@ def test_two_runs_have_different_ids(base):
     assert runs[0].run_id != runs[1].run_id
 
 
+def learned(run):
+    (run.checkpoints / "step-00000001").mkdir(parents=True)
+    return run
+
+
+def test_before_anything_was_learned_the_recipe_may_still_change(base):
+    first = Run.create_or_open(base / "a", recipe(), base)
+    again = Run.create_or_open(base / "a", recipe(train={"epochs": 3}, method="lora"), base)
+    assert (again.run_id, again.state) == (first.run_id, "started")
+    assert again.recipe().train.epochs == load_recipe(again.recipe_file).train.epochs == 3
+
+
 def test_another_recipe_is_refused_with_a_table_and_the_way_out(base):
-    Run.create_or_open(base / "a", recipe(), base)
+    learned(Run.create_or_open(base / "a", recipe(), base))
     before = (base / "a" / "recipe.yaml").read_bytes()
     with pytest.raises(OtherRecipe, match="name another folder with --run") as caught:
         Run.create_or_open(base / "a", recipe(train={"epochs": 3}, evaluate={"level": 0.9}, method="lora"), base)
@@ -104,7 +116,7 @@ def test_a_complete_run_is_judged_again_only_when_that_was_changed(base, change,
 
 
 def test_an_edit_of_the_runs_recipe_is_a_change_like_any_other(base):
-    run = Run.create_or_open(base / "a", recipe(), base)
+    run = learned(Run.create_or_open(base / "a", recipe(), base))
     run.recipe_file.write_text(run.recipe_file.read_text().replace("epochs: 2.0", "epochs: 5.0"))
     with pytest.raises(OtherRecipe, match=r"train\.epochs +2\.0 +5\.0 +refused"):
         Run.create_or_open(base / "a", load_recipe(run.recipe_file), base / "a")

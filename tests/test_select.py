@@ -185,3 +185,21 @@ def test_dropout_override_reaches_every_rate(bert: Path) -> None:
     model = load_model(opened(bert), AUTO, HEAD, seed=1, dropout=0.37).model
     rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
     assert rates == {0.37}
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -> None:
+    folder = model_folder("bert", tmp_path / "bert")
+    whole = json.loads((folder / "config.json").read_text())
+    for change in ({"hidden_size": 64}, {"num_hidden_layers": 3}):
+        (folder / "config.json").write_text(json.dumps({**whole, **change}))
+        foundation = open_foundation(ModelOptions(name=str(folder)), Path())
+        with pytest.raises(UserError, match="do not fit its config"):
+            load_model(foundation, "AutoModelForSequenceClassification", {"num_labels": 2}, seed=0)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = model_folder("bert", tmp_path / "bert")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        open_foundation(ModelOptions(name=str(folder)), Path())

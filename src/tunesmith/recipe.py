@@ -139,6 +139,8 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
     own = recipe.task.model_copy(update={"metric": None}).metrics  # type: ignore[attr-defined]  # tasks are options
     if main in METRICS and main not in own:
         add(("task", "metric"), main, f"{main} does not suit this task; known: {', '.join(own)}")
+    if not recipe.deploy.formats:
+        add(("deploy", "formats"), [], "a run leaves at least one artefact; use [auto]")
     for kind in recipe.deploy.formats:
         if kind not in EXPORTERS and kind != "auto" and ":" not in kind:
             add(("deploy", "formats"), kind, f"{shown(kind)} is not known; {nearest(kind, (*EXPORTERS, 'auto'))}")

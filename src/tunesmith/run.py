@@ -86,6 +86,11 @@ class Run:
     def _reopened(cls, folder: Path, recipe: Recipe) -> Self:
         run = cls.open(folder)
         differences = changed(run.recipe(), recipe)
+        learned = run.state != "started" or any(run.checkpoints.glob("step-*"))
+        if differences and not learned:
+            run._note("started", recipe)
+            write_file(run.recipe_file, recipe.dump())
+            return run
         if any(not change.allowed for change in differences):
             raise OtherRecipe(folder, differences)
         if differences:

@@ -24,7 +24,6 @@ Splits = Mapping[str, Sequence[Record]]
 SHOWN = 5
 UNEVEN = 10
 FEW = 5
-LABELS_IN_FULL = 60
 BROKEN = re.compile("[\ufffd\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 """The replacement character, and control characters that are no white space."""
 

@@ -29,6 +29,14 @@ OFFSET_POSITIONS = (
     "mpnet",
 )
 """Model types that count positions from the padding token's id + 1, and so have fewer than they have embeddings."""
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 NO_LIMIT = 1_000_000
 
 
@@ -119,6 +127,8 @@ def fit_tokenizer(foundation: Foundation, auto_class: str) -> None:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(str(folder), "holds no tokenizer", f"one of {', '.join(TOKENIZER_FILES)} is needed")
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (ValueError, KeyError, OSError, TypeError, ImportError) as error:

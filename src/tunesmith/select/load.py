@@ -1,6 +1,7 @@
 """The weights of a foundation, with the head that a task asks for."""
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from tunesmith.contracts import Foundation
 from tunesmith.errors import UserError
 from tunesmith.quiet import quiet
 from tunesmith.select.foundation import supported
+
+BACKBONE = re.compile(r"\.\d+\.|embed")
+"""Names of weights in repeated blocks and embeddings, which only pre-training gives."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,22 @@ def load_model(
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(str(foundation.folder), str(error).splitlines()[0], "are the weights complete?") from error
+    _require_backbone(model, found, foundation)
     return Loaded(model, _head(model, found["missing_keys"]), _notes(model, found))
+
+
+def _require_backbone(model: PreTrainedModel, found: Mapping[str, Any], foundation: Foundation) -> None:
+    """Refuses weights that leave blocks or embeddings of the pre-trained part to chance."""
+    other = [key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]]
+    drawn = [key for key in (*found["missing_keys"], *other) if key.startswith(f"{model.base_model_prefix}.")]
+    lost = sorted(key for key in drawn if BACKBONE.search(key))
+    if lost:
+        raise UserError(
+            str(foundation.folder),
+            f"its weights do not fit its config.json: {len(lost)} tensors are missing or of another size, "
+            f"such as {lost[0]}",
+            "are these the files of one model?",
+        )
 
 
 def set_dropout(config: PretrainedConfig, rate: float) -> None:

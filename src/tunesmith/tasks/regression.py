@@ -95,8 +95,9 @@ class Regression(Options):
     def learn(self, records: Sequence[Record]) -> Self:
         targets = np.array([record.target for record in records], dtype=np.float64)
         spread = targets.std(axis=0)
-        for column, value in zip(self.label_names, spread.tolist(), strict=True):
-            if value == 0:
+        noise = 1e-12 * np.abs(targets).max(axis=0)  # what rounding alone spreads equal numbers by
+        for column, constant in zip(self.label_names, (spread <= noise).tolist(), strict=True):
+            if constant:
                 raise UserError(
                     f"column '{column}'", "every training row has the same number", "nothing can be learned"
                 )

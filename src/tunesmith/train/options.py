@@ -2,11 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.options import Options
-
-Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class StopOptions(Options):
@@ -39,7 +37,7 @@ class TrainOptions(Options):
     weight_decay: float = Field(
         0.01, ge=0, description="Decoupled decay of weight matrices; biases and norms have none."
     )
-    betas: tuple[Rate, Rate] = Field((0.9, 0.999), description="AdamW's averaging rates.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's averaging rates.")
     epsilon: float = Field(1e-8, gt=0, description="AdamW's denominator term.")
     max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0 leaves them.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -67,3 +65,10 @@ class TrainOptions(Options):
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         (), description="Also write the journal to these."
     )
+
+    @field_validator("betas")
+    @classmethod
+    def _averaging(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("each must be at least 0 and below 1")
+        return betas
