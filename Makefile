@@ -23,7 +23,8 @@ check: dev ## style, formatting and types
 bench: dev ## the measurements in benchmarks/, one after the other
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PYTHON) "$$script"; done
 
-docs: dev ## the generated parts of docs/, made anew
+docs: dev ## the generated parts of docs/ and the schema, made anew
+	@.venv/bin/tunesmith schema --out src/tunesmith/recipe.schema.json
 	@$(PYTHON) -P docs/generate.py
 
 format: dev ## the code in the house's format

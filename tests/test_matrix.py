@@ -64,7 +64,7 @@ def hold_to_contract(one: Bench, rate: float) -> None:
         for name, parameter in one.adapted.model.named_parameters()
         if name not in one.adapted.trainable
     }
-    assert bool(frozen) != one.method.moves_base
+    assert frozen or one.method.moves_base, "a method that leaves the base as it is has frozen weights"
     start = {name: p.detach().clone() for name, p in one.adapted.model.named_parameters() if name not in frozen}
     course = one.course(epochs=250, learning_rate=rate, batch_size=12)
     state = one.state(course)
