@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.contracts import Card, Corpus, Family, Finding, Ledger, Predictions, Record, Step, Task
+from tunesmith.contracts import Card, Corpus, Family, Finding, Ledger, Record, Step, Task
 from tunesmith.evaluate.judge import judge
+from tunesmith.evaluate.lines import prediction_line
 from tunesmith.evaluate.metrics import measure
 from tunesmith.evaluate.options import EvaluateOptions
 from tunesmith.prepare.audit import picture
@@ -41,21 +42,6 @@ def journal(run: Run, task: Task, metrics: Mapping[str, float | None], steps: in
             book.write({**event, "metrics": {**metrics, task.metrics[0]: 0.5 + step / 100}})
     book.write({"event": "end", "step": steps, "reason": "planned end", "weights_of": 20})
     book.close()
-
-
-def line(task: Task, predictions: Predictions, place: int, record: Record, outputs: Any) -> dict[str, Any]:
-    """A line of predictions.jsonl, as a run writes it."""
-    gold, given = predictions.gold[place], predictions.answers[place]
-    answer = task.answer(outputs)
-    facts: dict[str, Any] = {"row": record.row, "where": record.where, "text": record.text, "gold": record.target}
-    facts |= {"answer": answer.value, "confidence": None, "correct": None, "error": None}
-    if predictions.scores is None:
-        facts["error"] = float(np.abs(given - gold).mean())
-    else:
-        scores = predictions.scores[place]
-        sure = scores[given] if given.ndim == 0 else np.where(given == 1, scores, 1 - scores).min()
-        facts |= {"correct": bool(np.all(gold == given)), "confidence": float(sure)}
-    return facts | {"scores": dict(answer.scores)}
 
 
 def finished(
@@ -99,7 +85,10 @@ def finished(
         journal(run, learned, measure(predictions, learned.metrics))
     options = EvaluateOptions(resamples=100, baselines=not bare)
     run.write_json("evaluation.json", judge(predictions, learned, splits=splits, split="test", options=options, seed=0))
-    lines = [line(learned, predictions, place, record, outputs[place]) for place, record in enumerate(splits["test"])]
+    lines = [
+        prediction_line(predictions, place, record, learned.answer(outputs[place]))
+        for place, record in enumerate(splits["test"])
+    ]
     run.predictions.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in lines), encoding="utf-8")
     parity = {"rows": 30, "max_difference": 1.5e-6}
     run.write_json("deploy.json", [{"kind": kind, "folder": "artifact", "bytes": 90_900_000, "parity": parity}])

@@ -28,8 +28,8 @@ CELLS = [
     for number in range(len(TASKS.load(task).specimens))
     for method in METHODS
 ]
-RATES = {"bert": 5e-3, "roberta": 5e-3, "distilbert": 3e-3, "bart": 3e-3}
-"""Tiny models whose pooler saturates at the rate that suits the others."""
+RATES = {"bert": 5e-3, "roberta": 5e-3, "distilbert": 3e-3, "gpt2": 3e-3, "llama": 3e-3, "bart": 3e-3}
+"""Tiny models that find the rate which suits the others too high: most of all saturating poolers."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def hold_to_contract(one: Bench, rate: float) -> None:
     course = one.course(epochs=250, learning_rate=rate, batch_size=12)
     state = one.state(course)
     for step in steps(state, course):
-        if step.loss < 5e-4:
+        if step.loss < 2e-4:  # before the step's update
             break
 
     for name, parameter in one.adapted.model.named_parameters():

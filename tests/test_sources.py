@@ -182,15 +182,19 @@ def test_a_cell_with_a_nul_is_a_bad_row(rows: Callable[..., list[RawRow]]) -> No
     assert [(row.line, row.problem) for row in found] == [(2, "holds a NUL character"), (3, None)]
 
 
-def test_a_quote_left_open_never_swallows_rows_in_silence(rows: Callable[..., list[RawRow]]) -> None:
-    found = rows("a.csv", 'text,label\n5" pipe,1\n"5" pipe,2\nc,3\n"open,4\ne,5\nf,6\n')
+def test_a_quote_within_a_cell_is_read_or_named(rows: Callable[..., list[RawRow]]) -> None:
+    found = rows("a.csv", 'text,label\n5" pipe,1\n"5" pipe,2\nc,3\n')
     assert [(row.line, row.problem and row.problem[:39]) for row in found] == [
         (2, None),
         (3, "cannot be read as separated values (','"),
         (4, None),
-        (5, "cannot be read as separated values (une"),
     ]
     assert found[0].fields == {"text": '5" pipe', "label": "1"}
+
+
+def test_a_quote_left_open_never_swallows_rows_in_silence(tmp_path: Path) -> None:
+    told = refused(tmp_path, "a.csv", b'text,label\nc,3\n"open,4\ne,5\nf,6\n')
+    assert told.startswith("a.csv, line 3: opens a quote that nothing closes before the file ends; close it")
 
 
 @pytest.mark.parametrize(

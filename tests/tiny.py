@@ -1,5 +1,6 @@
 """Tiny random models of every family, from their real configuration classes, with tokenizers trained on the spot."""
 
+import string
 from pathlib import Path
 
 import torch
@@ -58,6 +59,7 @@ WORDS = [
     "3",
 ]
 VOCABULARY = 200
+PRINTED = string.ascii_lowercase + string.digits + string.punctuation
 
 CONFIGURATIONS: dict[str, PretrainedConfig] = {
     "bert": BertConfig(
@@ -77,9 +79,12 @@ CONFIGURATIONS: dict[str, PretrainedConfig] = {
         max_position_embeddings=66,
         type_vocab_size=1,
     ),
-    "distilbert": DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=48, max_position_embeddings=64),
-    "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=2, n_inner=48, n_positions=64),
+    "distilbert": DistilBertConfig(
+        initializer_range=0.2, dim=32, n_layers=2, n_heads=2, hidden_dim=48, max_position_embeddings=64
+    ),
+    "gpt2": GPT2Config(initializer_range=0.1, n_embd=32, n_layer=2, n_head=2, n_inner=48, n_positions=64),
     "llama": LlamaConfig(
+        initializer_range=0.1,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -131,13 +136,13 @@ def _tokenizer(kind: str) -> PreTrainedTokenizerFast:
         "llama": ["<unk>", "<s>", "</s>"],
         "t5": ["<pad>", "</s>", "<unk>"],
     }[kind]
-    texts = [" ".join(WORDS), " ".join(reversed(WORDS))]
+    texts = [" ".join([word] * count) for count, word in enumerate(WORDS, start=1)]  # no two words are as frequent
     if kind in ("bert", "distilbert"):
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        pieces = [*specials, *PRINTED, *(f"##{sign}" for sign in PRINTED), *(word for word in WORDS if len(word) > 1)]
+        vocabulary = {piece: number for number, piece in enumerate(pieces)}  # a trainer numbers them anew each time
+        tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer: trainers.Trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=specials)
-        tokenizer.train_from_iterator(texts, trainer)
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],

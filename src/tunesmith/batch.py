@@ -101,6 +101,11 @@ class Padding:
     longest: int | None = None
 
 
+def padding_for(columns: Mapping[str, Column], pad: int | None, **more: Any) -> Padding:
+    """How rows of a task with these columns are padded; `pad` is the tokenizer's padding token. more: of Padding."""
+    return Padding({"input_ids": Column(float(pad or 0)), "token_type_ids": Column(0), **columns}, **more)
+
+
 def encoded(examples: Sequence[Example]) -> Encoded:
     """The examples in flat arrays: integers as int32, other numbers as float64."""
     names = list(examples[0].columns) if examples else ["input_ids"]

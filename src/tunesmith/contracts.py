@@ -126,6 +126,7 @@ class Corpus:
     task: as learned from the training rows. splits: "train", and "validation", "test" where there are any.
     files: sha256 of each file read, by its shown name. fingerprint: one hash over the files' bytes, the
     task's options and the way the rows were split. skipped: a line for each row that went nowhere, with its reason.
+    unjudged: of each split, the rows left out because the training rows do not know their answer.
     """
 
     task: Task
@@ -135,6 +136,7 @@ class Corpus:
     files: Mapping[str, str]
     fingerprint: str
     skipped: tuple[Mapping[str, Any], ...] = ()
+    unjudged: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

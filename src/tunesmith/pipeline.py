@@ -9,21 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
-from tunesmith.batch import Column, Encoded, Padding, encoded
+from tunesmith.batch import Encoded, Padding, encoded, padding_for
 from tunesmith.commit import write_file
-from tunesmith.contracts import Adapted, Answer, Artifact, Corpus, Family, Foundation, Predictions, Record, Task
+from tunesmith.contracts import Adapted, Artifact, Corpus, Foundation, Task
 from tunesmith.deploy.export import export
 from tunesmith.deploy.parcel import Golden, Parcel
-from tunesmith.errors import UserError
+from tunesmith.errors import UserError, named
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.judge import judge
+from tunesmith.evaluate.lines import prediction_line
 from tunesmith.evaluate.metrics import measure
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.prepare.audit import picture
-from tunesmith.prepare.corpus import read_corpus
+from tunesmith.prepare.corpus import file_hashes, read_corpus
 from tunesmith.prepare.encode import encode_corpus, lengths
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
@@ -83,8 +83,7 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
     base: where the recipe's relative paths start. Raises the errors of `tunesmith.errors`.
     """
     with _house(recipe, folder, base, screen) as house:
-        if house.run.state == "complete":
-            screen.say(f"{folder} is complete; nothing is left to do")
+        if house.run.state == "complete" and _unchanged(house):
             return folder
         began = time.monotonic()
         foundation = select(house)
@@ -95,6 +94,19 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
         deploy(house, foundation, prepared, adapted, task)
         finish(house, time.monotonic() - began)
     return folder
+
+
+def _unchanged(house: House) -> bool:
+    """Whether a complete run needs nothing more; says so, also when its data are not what they were."""
+    learned, offered = house.run.read_json("audit.json")["files"], file_hashes(house.recipe.data, house.base)
+    if sorted(learned.values()) != sorted(offered.values()):
+        fix = "name another folder with --run to learn from them"
+        raise UserError(named(house.run.folder), "is complete, and its data are not what they were", fix)
+    house.run.settle()
+    done = house.run.state == "complete" and house.run.artifact.is_dir()
+    if done:
+        house.screen.say(f"{house.run.folder} is complete; nothing is left to do")
+    return done
 
 
 @contextmanager
@@ -136,6 +148,7 @@ def prepare(house: House, foundation: Foundation) -> Prepared:
     data, run = house.recipe.data, house.run
     house.screen.stage("prepare", _sources(house.recipe))
     corpus = read_corpus(data, house.recipe.task, base=house.base, seed=house.recipe.seed)
+    _require_same(house, corpus)
     ways = ", ".join(f"{count} {way}" for way, count in corpus.ledger.ways.items())
     house.screen.say(f"{sum(corpus.ledger.read.values())} rows read: {ways}")
     most = min(foundation.card.context_tokens, data.max_tokens or MOST_TOKENS)
@@ -164,14 +177,20 @@ def prepare(house: House, foundation: Foundation) -> Prepared:
         lines = (json.dumps(row, ensure_ascii=False) for row in corpus.skipped)
         write_file(run.ledger, "".join(f"{line}\n" for line in lines))
     house.keep("split.json", {split: [[r.source, r.line] for r in records] for split, records in corpus.splits.items()})
-    columns = {
-        "input_ids": Column(float(foundation.tokenizer.pad_token_id or 0)),
-        "token_type_ids": Column(0),
-        **corpus.task.columns(),
-    }
-    positions = foundation.family is Family.DECODER
-    padding = Padding(columns, positions=positions, multiple=WIDTHS, longest=foundation.card.context_tokens)
+    pad, longest = foundation.tokenizer.pad_token_id, foundation.card.context_tokens
+    padding = padding_for(corpus.task.columns(), pad, multiple=WIDTHS, longest=longest)
     return Prepared(corpus, rows, padding, most)
+
+
+def _require_same(house: House, corpus: Corpus) -> None:
+    """Refuses other data for a run that has learned, before anything of it is written over."""
+    before = house.run.read_json("audit.json") if house.run.learned else None
+    if before is not None and before["fingerprint"] != corpus.fingerprint:
+        found = f"was trained on data {before['fingerprint'][:12]}, now it is {corpus.fingerprint[:12]}"
+        raise UserError(named(house.run.folder), found, "bring it back, or start another run with --run")
+    house.world.barrier()
+    if house.world.main:
+        house.run.settle()
 
 
 def adapt(house: House, foundation: Foundation, prepared: Prepared) -> tuple[Adapted, Task]:
@@ -251,44 +270,27 @@ def evaluate(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> 
         return
     predictions = task.predictions(outputs, corpus.splits[split])
     found = judge(
-        predictions, task, splits=corpus.splits, split=split, options=house.recipe.evaluate, seed=house.recipe.seed
+        predictions,
+        task,
+        splits=corpus.splits,
+        split=split,
+        options=house.recipe.evaluate,
+        seed=house.recipe.seed,
+        remarks=_remarks(corpus, split),
     )
     house.keep("evaluation.json", found)
     answers = [task.answer(row) for row in outputs]
     lines = (
-        json.dumps(_row(predictions, place, record, answers[place]), ensure_ascii=False)
+        json.dumps(prediction_line(predictions, place, record, answers[place]), ensure_ascii=False)
         for place, record in enumerate(corpus.splits[split])
     )
     write_file(house.run.predictions, "".join(f"{line}\n" for line in lines))
     house.screen.say(found["verdict"])
 
 
-def _row(predictions: Predictions, place: int, record: Record, answer: Answer) -> dict[str, Any]:
-    """One line of predictions.jsonl: what was asked, what is right, what was answered and how surely."""
-    line: dict[str, Any] = {
-        "row": record.row,
-        "where": record.where,
-        "text": record.text,
-        "gold": record.target,
-        "answer": answer.value,
-        "confidence": None,
-        "correct": None,
-        "error": None,
-        "scores": dict(answer.scores),
-    }
-    gold, given = predictions.gold[place], predictions.answers[place]
-    if predictions.scores is None:
-        return line | {"error": float(np.abs(given - gold).mean())}
-    return line | {"correct": bool(np.all(gold == given)), "confidence": _confidence(predictions, place)}
-
-
-def _confidence(predictions: Predictions, place: int) -> float:
-    """How likely the model takes its whole answer to be right."""
-    assert predictions.scores is not None
-    scores = predictions.scores[place]
-    if predictions.answers.ndim == 1:
-        return float(scores[predictions.answers[place]])
-    return float(np.where(predictions.answers[place] == 1, scores, 1 - scores).min())
+def _remarks(corpus: Corpus, split: str) -> list[str]:
+    left_out = corpus.unjudged.get(split, 0)
+    return [f"{left_out} more {split} rows have labels that were not learned, and are not counted"] if left_out else []
 
 
 def deploy(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> list[Artifact]:
@@ -327,7 +329,7 @@ def deploy(house: House, foundation: Foundation, prepared: Prepared, adapted: Ad
 
 
 def _parcel(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> Parcel:
-    recipe, run = house.recipe, house.run
+    recipe = house.recipe
     folded = task.fold(adapted.model)
     corpus, padding = prepared.corpus, prepared.padding
     split = next(name for name in ("test", "validation", "train") if corpus.splits.get(name))
@@ -344,17 +346,23 @@ def _parcel(house: House, foundation: Foundation, prepared: Prepared, adapted: A
         task_spec={**options, "kind": settings["task"]["kind"]},
         max_tokens=prepared.max_tokens,
         golden=Golden(data, padding, outputs, records),
-        facts={
-            "name": run.folder.name,
-            "method": settings["method"],
-            "licence": recipe.deploy.licence,
-            "files": dict(corpus.files),
-            "ways": dict(corpus.ledger.ways),
-            "evaluation": run.read_json("evaluation.json"),
-            "packages": environment()["packages"],
-            "recipe_sha256": recipe.digest(),
-        },
+        facts=card_facts(recipe, house.run),
     )
+
+
+def card_facts(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """What a model card tells of the run that its model comes from."""
+    audit = run.read_json("audit.json")
+    return {
+        "name": run.folder.name,
+        "method": recipe.as_mapping()["method"],
+        "licence": recipe.deploy.licence,
+        "files": audit["files"],
+        "ways": audit["ledger"]["ways"],
+        "evaluation": run.read_json("evaluation.json"),
+        "packages": run.read_json("environment.json")["packages"],
+        "recipe_sha256": recipe.digest(),
+    }
 
 
 def finish(house: House, seconds: float) -> None:

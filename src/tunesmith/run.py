@@ -54,6 +54,7 @@ class Run:
     def __init__(self, folder: Path, run_id: str) -> None:
         self.folder = folder
         self.run_id = run_id
+        self.offered: Recipe | None = None
 
     @classmethod
     def create_or_open(cls, folder: Path, recipe: Recipe, base: Path) -> Self:
@@ -86,19 +87,29 @@ class Run:
     def _reopened(cls, folder: Path, recipe: Recipe) -> Self:
         run = cls.open(folder)
         differences = changed(run.recipe(), recipe)
-        learned = run.state != "started" or any(run.checkpoints.glob("step-*"))
-        if differences and not learned:
+        if differences and not run.learned:
             run._note("started", recipe)
             write_file(run.recipe_file, recipe.dump())
             return run
         if any(not change.allowed for change in differences):
             raise OtherRecipe(folder, differences)
-        if differences:
-            again = any(change.key.startswith(("evaluate.", "deploy.")) for change in differences)
-            run._note("trained" if again and run.state == "complete" else run.state, recipe)
-        if differences or not run.recipe_file.exists():
-            write_file(run.recipe_file, recipe.dump())
+        if any(change.key.startswith(("data.", "model.")) for change in differences):
+            run.offered = recipe  # what lies at other paths may be something else
+        elif differences or not run.recipe_file.exists():
+            run._adopt(recipe, differences)
         return run
+
+    def settle(self) -> None:
+        """Stores a recipe that names other paths, once what lies there was found to be the same."""
+        if self.offered is not None:
+            self._adopt(self.offered, changed(self.recipe(), self.offered))
+            self.offered = None
+
+    def _adopt(self, recipe: Recipe, differences: Sequence[Change]) -> None:
+        again = any(change.key.startswith(("evaluate.", "deploy.")) for change in differences)
+        if differences:
+            self._note("trained" if again and self.state == "complete" else self.state, recipe)
+        write_file(self.recipe_file, recipe.dump())
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -119,6 +130,11 @@ class Run:
         """How far the run is: "started", "trained" once the final weights are known, "complete" at the end."""
         state: State = self.read_json("run.json")["state"]
         return state
+
+    @property
+    def learned(self) -> bool:
+        """Whether there are weights that a changed recipe or other data would belie."""
+        return self.state != "started" or any(self.checkpoints.glob("step-*"))
 
     def mark(self, state: State) -> None:
         """Notes how far the run is."""

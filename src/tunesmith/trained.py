@@ -11,8 +11,8 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from tunesmith import commit
-from tunesmith.batch import Column, Padding, encoded
-from tunesmith.contracts import Answer, Artifact, Corpus, Family, Record, Task
+from tunesmith.batch import encoded, padding_for
+from tunesmith.contracts import Answer, Artifact, Corpus, Record, Task
 from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.export import NOTE
 from tunesmith.deploy.export import export as write_artifact
@@ -20,9 +20,10 @@ from tunesmith.deploy.parcel import Golden, Parcel
 from tunesmith.deploy.predictor import Predictor
 from tunesmith.errors import BadRow, UserError, named, nearest, shown
 from tunesmith.evaluate.judge import judge
-from tunesmith.pipeline import GOLDEN_ROWS
+from tunesmith.pipeline import GOLDEN_ROWS, card_facts
 from tunesmith.prepare.corpus import read_corpus
 from tunesmith.prepare.sources import read_source
+from tunesmith.prepare.split import text_key
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_parts import Part
 from tunesmith.run import Run
@@ -125,7 +126,17 @@ def evaluate(run: Run, data: Path) -> dict[str, Any]:
         split="test",
         options=options,
         seed=recipe.seed,
+        remarks=_remarks(records, train),
     )
+
+
+def _remarks(records: Sequence[Record], train: Sequence[Record]) -> list[str]:
+    """What the score of these rows cannot tell: that they were learned, or that nobody knows whether they were."""
+    if not train:
+        return ["the training rows are not there as they were, so no baseline and no overlap was looked for"]
+    known = {text_key(record) for record in train}
+    seen = sum(text_key(record) in known for record in records)
+    return [f"{seen} of these rows were trained on, so the score says little about new ones"] if seen else []
 
 
 def records_of(task: Task, data: Path) -> list[Record]:
@@ -187,11 +198,8 @@ def _merged(run: Run, target: Path) -> Artifact:
     corpus = _corpus(recipe, run)
     split = next(name for name in ("test", "validation", "train") if corpus.splits.get(name))
     records = list(corpus.splits[split][:GOLDEN_ROWS])
-    pad = float(foundation.tokenizer.pad_token_id or 0)
-    columns = {"input_ids": Column(pad), "token_type_ids": Column(0), **task.columns()}
-    padding = Padding(columns, positions=foundation.family is Family.DECODER)
+    padding = padding_for(task.columns(), foundation.tokenizer.pad_token_id)
     data = encoded(task.encode(records, foundation.tokenizer, predictor.max_tokens))
-    audit, settings = run.read_json("audit.json"), recipe.as_mapping()
     parcel = Parcel(
         model=predictor.model,
         method=recipe.method,
@@ -200,16 +208,7 @@ def _merged(run: Run, target: Path) -> Artifact:
         task_spec=Part(TASKS).written(cast(Any, task)),
         max_tokens=predictor.max_tokens,
         golden=Golden(data, padding, predictor.outputs(records), records),
-        facts={
-            "name": run.folder.name,
-            "method": settings["method"],
-            "licence": recipe.deploy.licence,
-            "files": audit["files"],
-            "ways": audit["ledger"]["ways"],
-            "evaluation": run.read_json("evaluation.json"),
-            "packages": run.read_json("environment.json")["packages"],
-            "recipe_sha256": recipe.digest(),
-        },
+        facts=card_facts(recipe, run),
     )
     return write_artifact("safetensors", parcel, target)
 

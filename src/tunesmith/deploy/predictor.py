@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith import commit
-from tunesmith.batch import Column, Padding, encoded
+from tunesmith.batch import encoded, padding_for
 from tunesmith.contracts import Answer, Record, Task
 from tunesmith.deploy.export import FORMAT, NOTE
 from tunesmith.errors import BadRow, UserError
@@ -74,9 +74,8 @@ class Predictor:
     def outputs(self, records: Sequence[Record]) -> NDArray[np.float64]:
         """The model's outputs of each record: [N, ...]."""
         data = encoded(self.task.encode(records, self.tokenizer, self.max_tokens))
-        pad = self.tokenizer.pad_token_id
-        columns = {"input_ids": Column(pad), "token_type_ids": Column(0), **self.task.columns()}
-        return all_outputs(self.model, self.task, data, Padding(columns), Inference(self.world))
+        padding = padding_for(self.task.columns(), self.tokenizer.pad_token_id)
+        return all_outputs(self.model, self.task, data, padding, Inference(self.world))
 
 
 def _full(folder: Path, note: Mapping[str, Any]) -> nn.Module:

@@ -32,8 +32,12 @@ def judge(
     split: str,
     options: EvaluateOptions,
     seed: int,
+    remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What `evaluation.json` holds: every metric, the main one's interval, tables, baselines and a verdict."""
+    """What `evaluation.json` holds: every metric, the main one's interval, tables, baselines and a verdict.
+
+    remarks: what must be known of the rows to read the score rightly; they end the verdict.
+    """
     metric: Metric = METRICS.load(task.metrics[0])
     main = bootstrap(predictions, metric, resamples=options.resamples, level=options.level, seed=seed)
     metrics: dict[str, dict[str, Any]] = {
@@ -55,7 +59,7 @@ def judge(
         "better_baseline": _best(judged, metric),
         "detectable": smallest_detectable(len(predictions), main.value) if metric.name == "accuracy" else None,
     }
-    return {**found, "verdict": verdict(found)}
+    return {**found, "verdict": "; ".join([verdict(found), *remarks])}
 
 
 def baselines(

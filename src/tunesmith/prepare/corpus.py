@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -76,7 +77,9 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
     splits |= {name: [records[place] for place in places] for name, places in parts.items()}
     _require_rows(splits["train"])
     learned = task.learn(splits["train"])
+    before = {name: len(rows) for name, rows in splits.items()}
     splits = {name: _checked(rows, learned, tally) for name, rows in splits.items()}
+    unjudged = {name: before[name] - len(rows) for name, rows in splits.items() if len(rows) < before[name]}
     tally.settle()
     _require_rows(splits["train"])
     empty = [
@@ -87,7 +90,7 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
     splits = {name: rows for name, rows in splits.items() if rows}
     ways = {name: len(rows) for name, rows in splits.items()}
     ways |= {f"skipped:{reason}": n for reason, n in Counter(row["reason"] for row in tally.skipped).items()}
-    files = _hashes((*train_sources, *(v for v in (options.validation, options.test) if isinstance(v, str))), base)
+    files = file_hashes(options, base)
     corpus = Corpus(
         learned,
         splits,
@@ -96,6 +99,7 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
         files,
         _fingerprint(files, task, splits),
         tuple(tally.skipped),
+        unjudged,
     )
     return replace(corpus, findings=(*corpus.findings, *audit(corpus)))
 
@@ -181,15 +185,16 @@ def _checked(records: Sequence[Record], task: Task, tally: _Tally) -> list[Recor
     return kept
 
 
-def _hashes(sources: Sequence[str], base: Path) -> dict[str, str]:
-    """sha256 of each file read, by its shown name; a hub data set is named by itself."""
+def file_hashes(options: DataOptions, base: Path) -> dict[str, str]:
+    """sha256 of each file that `options` names, by its shown name; a hub data set is named by itself."""
+    train = (options.train,) if isinstance(options.train, str) else options.train
     found: dict[str, str] = {}
-    for source in sources:
+    for source in (*train, *(value for value in (options.validation, options.test) if isinstance(value, str))):
         for path in source_files(source, base):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             name = file_name(path, base)
-            found[name if found.get(name, digest) == digest else str(path)] = digest
+            found[name if found.get(name, digest) == digest else os.path.relpath(path, base)] = digest
         if source.startswith("hub:"):
             found[source] = "hub"
     return found

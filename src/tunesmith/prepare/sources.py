@@ -225,6 +225,9 @@ def _cells(rows: Any, header: list[str], name: str) -> Iterator[RawRow]:
         try:
             cells = next(rows, None)
         except csv.Error as error:
+            if "unexpected end of data" in str(error):  # as one bad row it would hide all rows to the end
+                where, found = f"{name}, line {line}", "opens a quote that nothing closes before the file ends"
+                raise UserError(where, found, 'close it, or write a quote inside a cell as ""') from error
             yield RawRow(name, line, {}, f"cannot be read as separated values ({error}); is a quote left open?")
             continue
         if cells is None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from scipy.special import expit, softmax
 from torch import Tensor, nn
 from torch.nn import functional
@@ -77,6 +77,20 @@ class Classification(Options):
     weights: tuple[float, ...] | None = Field(
         None, description="Weight of each label in the loss; learned with `balance: weights`."
     )
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if labels is not None and (not labels or len(set(labels)) < len(labels)):
+            raise ValueError("labels must be named, each once; leave the key out to take those of the rows")
+        return labels
+
+    @field_validator("weights")
+    @classmethod
+    def _positive(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if weights is not None and not all(weight > 0 for weight in weights):
+            raise ValueError("each weight must be above 0")
+        return weights
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
@@ -61,6 +61,22 @@ class Regression(Options):
     criterion: Literal["mse", "huber"] = Field("mse", description="`mse`, or `huber`, which far-off rows move less.")
     means: tuple[float, ...] | None = Field(None, description="Each target's mean; learned from the training rows.")
     scales: tuple[float, ...] | None = Field(None, description="Each target's standard deviation; learned.")
+
+    @field_validator("target")
+    @classmethod
+    def _distinct(cls, target: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not target or (not isinstance(target, str) and len(set(target)) < len(target)):
+            raise ValueError("columns must be named, each once")
+        return target
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        for name, values in (("means", self.means), ("scales", self.scales)):
+            if values is not None and len(values) != len(self.label_names):
+                raise ValueError(f"{len(values)} {name} for {len(self.label_names)} targets")
+        if self.scales is not None and not all(scale > 0 for scale in self.scales):
+            raise ValueError("each scale must be above 0")
+        return self
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -1,0 +1,35 @@
+"""One row of a judged split, as it is kept for people to look at."""
+
+from typing import Any
+
+import numpy as np
+
+from tunesmith.contracts import Answer, Predictions, Record
+
+
+def prediction_line(predictions: Predictions, place: int, record: Record, answer: Answer) -> dict[str, Any]:
+    """What predictions.jsonl says of one row: what was asked, what is right, what was answered and how surely."""
+    line: dict[str, Any] = {
+        "row": record.row,
+        "where": record.where,
+        "text": record.text,
+        "gold": record.target,
+        "answer": answer.value,
+        "confidence": None,
+        "correct": None,
+        "error": None,
+        "scores": dict(answer.scores),
+    }
+    gold, given = predictions.gold[place], predictions.answers[place]
+    if predictions.scores is None:
+        return line | {"error": float(np.abs(given - gold).mean())}
+    return line | {"correct": bool(np.all(gold == given)), "confidence": _confidence(predictions, place)}
+
+
+def _confidence(predictions: Predictions, place: int) -> float:
+    """How likely the model takes its whole answer to be right."""
+    assert predictions.scores is not None
+    scores = predictions.scores[place]
+    if predictions.answers.ndim == 1:
+        return float(scores[predictions.answers[place]])
+    return float(np.where(predictions.answers[place] == 1, scores, 1 - scores).min())
