@@ -105,6 +105,19 @@ def kinds(catalog: Catalog) -> str:
     return "\n".join(parts)
 
 
+def tasks() -> str:
+    """The tasks, each with the metrics that it is measured by, in every form that its specimens show."""
+    found = kinds(TASKS)
+    for name in TASKS:
+        task = TASKS.load(name)
+        forms = dict.fromkeys(task(**specimen.options).metrics for specimen in task.specimens)
+        metrics = "; or ".join(", ".join(f"`{metric}`" for metric in form) for form in forms)
+        line = f"Measured by {metrics}. The first is the main one, unless `metric` names another.\n"
+        place = found.find("\n###", found.index(f"### `kind: {name}`") + 1)
+        found = f"{found}\n{line}" if place < 0 else f"{found[:place]}\n{line}{found[place:]}"
+    return found
+
+
 def commands() -> str:
     """The verbs of the command line with the first sentence of their help."""
     import typer.main
@@ -130,7 +143,7 @@ def exit_codes() -> str:
 REGIONS: dict[str, Callable[[], str]] = {
     "recipe": lambda: table(Recipe),
     "model": lambda: section("model"),
-    "tasks": lambda: kinds(TASKS),
+    "tasks": tasks,
     "data": lambda: section("data"),
     "methods": lambda: kinds(METHODS),
     "train": lambda: table(type(Recipe.model_fields["train"].default), without=("stop",)),

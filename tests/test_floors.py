@@ -15,7 +15,9 @@ SOURCE = ROOT / "src" / "tunesmith"
 
 ROOMS = {"tasks", "select", "prepare", "adapt", "train", "evaluate", "deploy", "report"}
 FLOORS: dict[str, int] = {
-    **dict.fromkeys(("batch", "catalog", "commit", "contracts", "errors", "forward", "options", "quiet", "world"), 0),
+    **dict.fromkeys(
+        ("batch", "catalog", "commit", "contracts", "errors", "figures", "forward", "options", "quiet", "world"), 0
+    ),
     **dict.fromkeys(ROOMS, 1),
     **dict.fromkeys(("recipe", "recipe_errors", "recipe_parts", "recipe_schema", "recipe_yaml", "run"), 2),
     **dict.fromkeys(("api", "pipeline", "trained", "training"), 3),

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -314,3 +315,17 @@ def test_what_is_not_finite_never_reaches_the_file() -> None:
     values = [entry["value"] for row in [found, *found["baselines"]] for entry in row["metrics"].values()]
     assert None in values
     assert all(value is None or math.isfinite(value) for value in values)
+
+
+def test_a_metric_of_ones_own_is_measured_once_under_its_own_name(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "own_measure.py").write_text(
+        "from tunesmith.evaluate.metrics import Metric\n"
+        "MISSES = Metric('misses', lambda found: float((found.gold != found.answers).sum()), higher_is_better=False)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = classified(0.75, telling=False, metric="own_measure:MISSES")
+    assert found["main"] == "misses"
+    assert found["metrics"]["misses"]["value"] == 20
+    assert {"misses", "accuracy"} <= set(found["metrics"])
+    assert not any(":" in name for name in found["metrics"])
+    assert found["verdict"].startswith("misses 20.000 [")

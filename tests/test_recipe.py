@@ -180,6 +180,24 @@ def test_a_part_of_ones_own_is_named_by_module_and_class(tmp_path, monkeypatch):
         recipe_from({**SMALL, "method": "own_method:limit"})
 
 
+def test_parts_of_ones_own_are_imported_before_anything_is_spent(tmp_path, monkeypatch):
+    (tmp_path / "own_parts.py").write_text(
+        "from tunesmith.evaluate.metrics import Metric\nGOOD = Metric('good', lambda found: 1.0)\nlimit = 5\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    task = SMALL["task"] if isinstance(SMALL["task"], dict) else {"kind": SMALL["task"]}
+    assert recipe_from({**SMALL, "task": {**task, "metric": "own_parts:GOOD"}}).task.metrics[0] == "own_parts:GOOD"
+    for name, told in (
+        ("nowhere:GOOD", "'nowhere:GOOD' No module named 'nowhere'; is the package installed?"),
+        ("own_parts:GOD", "did you mean 'GOOD'"),
+        ("own_parts:limit", "'own_parts:limit' is no metric"),
+    ):
+        with pytest.raises(UserError, match=f"task.metric: .*{told}"):
+            recipe_from({**SMALL, "task": {**task, "metric": name}})
+    with pytest.raises(UserError, match=r"deploy.formats: 'nowhere:write' No module named"):
+        recipe_from({**SMALL, "deploy": ["nowhere:write"]})
+
+
 # refusals of YAML
 
 
@@ -285,7 +303,10 @@ def test_a_folder_is_no_recipe(write):
         ("seed: true", "recipe.yaml, line 4, seed: found true, expected a whole number"),
         ("seed: 99999999999999999999", "line 4, seed: found 99999999999999999999, expected less than"),
         ("name: ../elsewhere", "recipe.yaml, line 4, name: '../elsewhere' cannot name a folder"),
-        ("deploy: [safetensor]", "line 4, deploy.formats: 'safetensor' is not known; did you mean 'safetensors'?"),
+        (
+            "deploy: [safetensor]",
+            "line 4, deploy.formats: exporter 'safetensor' is not known; did you mean 'safetensors'?",
+        ),
         ("deploy: [adapter]", "line 4, deploy.formats: this method leaves no adapter; use safetensors"),
         ("deploy: [1]", "recipe.yaml, line 4, deploy.formats: found 1, expected text"),
     ],

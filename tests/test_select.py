@@ -18,6 +18,7 @@ from tunesmith.select.load import load_model
 from tunesmith.select.options import ModelOptions
 from tunesmith.select.source import find_source
 
+INDEX = "model.safetensors.index.json"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FAMILIES = {
     "bert": Family.ENCODER,
@@ -104,6 +105,30 @@ def test_names_of_nothing_are_refused(name: str, message: str) -> None:
         find_source(ModelOptions(name=name), Path())
 
 
+def test_a_revision_of_what_has_none_is_refused(bert: Path) -> None:
+    for name in ("builtin:minilm", str(bert)):
+        with pytest.raises(UserError, match=r"model.revision: .* has no revisions; leave the key out"):
+            find_source(ModelOptions(name=name, revision="main"), Path())
+
+
+@pytest.mark.parametrize(
+    ("head", "licence", "languages"),
+    [
+        ("license: mit\nlanguage: no", "mit", ("no",)),
+        ("license: null\nlanguage:\n- en\n- no", None, ("en", "no")),
+        ("license: 1.0", "1.0", ()),
+        ("created: 2024-13-45\nlicense: mit", "mit", ()),
+        ("license: [", None, ()),
+    ],
+)
+def test_the_card_reads_the_head_of_a_model_card(
+    copy: Path, head: str, licence: str | None, languages: tuple[str, ...]
+) -> None:
+    (copy / "README.md").write_bytes(f"\ufeff---\n{head}\n--- \n# A model\n".replace("\n", "\r\n").encode())
+    card = opened(copy).card
+    assert (card.licence, card.languages) == (licence, languages)
+
+
 def edit(folder: Path, name: str, **changes: Any) -> None:
     path = folder / name
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -124,6 +149,9 @@ def edit(folder: Path, name: str, **changes: Any) -> None:
         (lambda f: (f / "config.json").unlink(), "has no config.json"),
         (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"short"), "is not a safetensors file"),
+        (lambda f: (f / INDEX).write_text('{"weight_map": ["a"]}'), "does not say which file holds which weight"),
+        (lambda f: (f / INDEX).write_text('{"weight_map": 3}'), "does not say which file holds which weight"),
+        (lambda f: (f / INDEX).write_text('{"weight_map": {"a": {"b": 1}}}'), "names the file"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer cannot be read"),
     ],
 )

@@ -109,7 +109,7 @@ def audit(recipe: Recipe, base: Path) -> dict[str, Any]:
 
 def view(recipe: Recipe, base: Path, *, split: str = "train", row: int = 0) -> dict[str, Any]:
     """One row exactly as the model sees it: its texts, target and tokens."""
-    from tunesmith.pipeline import MOST_TOKENS
+    from tunesmith.pipeline import window
     from tunesmith.prepare.corpus import read_corpus
     from tunesmith.select.foundation import fit_tokenizer, open_foundation
 
@@ -121,7 +121,7 @@ def view(recipe: Recipe, base: Path, *, split: str = "train", row: int = 0) -> d
         raise UserError("--row", f"{split} has no row {row}", f"its rows are 0 to {len(records) - 1}")
     foundation = open_foundation(recipe.model, base)
     fit_tokenizer(foundation, corpus.task.auto_class(foundation.family))
-    most = min(foundation.card.context_tokens, recipe.data.max_tokens or MOST_TOKENS)
+    most = window(foundation, recipe.data)
     (example,) = corpus.task.encode([records[row]], foundation.tokenizer, most)
     ids = [int(number) for number in example.columns["input_ids"]]
     texts = foundation.tokenizer.convert_ids_to_tokens(ids)

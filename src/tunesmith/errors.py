@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_NAMED = 20
+"""Names that a message lists before it only counts them."""
+
 
 class TunesmithError(Exception):
     """Any end of a command that is foreseen; the command line prints it in one line, without a traceback."""
@@ -86,4 +89,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name.lower(), list(folded), n=1, cutoff=0.6)
     if close:
         return f"did you mean '{folded[close[0]]}'?"
-    return "known: " + ", ".join(names) if names else "none are known"
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"known: {', '.join(names[:MOST_NAMED])}{more}" if names else "none are known"

@@ -25,6 +25,7 @@ from tunesmith.forward import Inference, all_outputs
 from tunesmith.prepare.audit import picture
 from tunesmith.prepare.corpus import file_hashes, read_corpus
 from tunesmith.prepare.encode import encode_corpus, lengths
+from tunesmith.prepare.options import DataOptions
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
 from tunesmith.run import Run, environment
@@ -151,7 +152,7 @@ def prepare(house: House, foundation: Foundation) -> Prepared:
     _require_same(house, corpus)
     ways = ", ".join(f"{count} {way}" for way, count in corpus.ledger.ways.items())
     house.screen.say(f"{sum(corpus.ledger.read.values())} rows read: {ways}")
-    most = min(foundation.card.context_tokens, data.max_tokens or MOST_TOKENS)
+    most = window(foundation, data)
     cache = run.folder.parent / ".cache" if data.cache else None
     rows = encode_corpus(corpus, foundation.tokenizer, most, cache=cache, world=house.world)
     measured = lengths(rows)
@@ -180,6 +181,11 @@ def prepare(house: House, foundation: Foundation) -> Prepared:
     pad, longest = foundation.tokenizer.pad_token_id, foundation.card.context_tokens
     padding = padding_for(corpus.task.columns(), pad, multiple=WIDTHS, longest=longest)
     return Prepared(corpus, rows, padding, most)
+
+
+def window(foundation: Foundation, data: DataOptions) -> int:
+    """Most tokens of a row that the model gets to see."""
+    return min(foundation.card.context_tokens, data.max_tokens or MOST_TOKENS)
 
 
 def _require_same(house: House, corpus: Corpus) -> None:
@@ -240,7 +246,7 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
         encoded=prepared.encoded,
         course=course,
         measure=lambda predictions: measure(predictions, task.metrics),
-        metric=watched,
+        metric=watched if watched == "loss" else METRICS.load(watched).name,
         higher_is_better=watched != "loss" and METRICS.load(watched).higher_is_better,
         facts={
             "data": prepared.corpus.fingerprint,

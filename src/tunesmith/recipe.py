@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
 from tunesmith.adapt import METHODS
+from tunesmith.catalog import Catalog
 from tunesmith.contracts import Method, Task
 from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.options import DeployOptions
@@ -134,16 +135,16 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
     if not problems and sum(shares.values()) >= 1:
         add(("data", "test"), data.test, "the shares of validation and test leave no rows to learn from")
     main = recipe.task.metrics[0]
-    if main not in METRICS and ":" not in main:
-        add(("task", "metric"), main, f"metric {shown(main)} is not known; {nearest(main, METRICS)}")
+    if lacking := _lacking(METRICS, main, ("name", "higher_is_better")):
+        add(("task", "metric"), main, lacking)
     own = recipe.task.model_copy(update={"metric": None}).metrics  # type: ignore[attr-defined]  # tasks are options
     if main in METRICS and main not in own:
         add(("task", "metric"), main, f"{main} does not suit this task; known: {', '.join(own)}")
     if not recipe.deploy.formats:
         add(("deploy", "formats"), [], "a run leaves at least one artefact; use [auto]")
     for kind in recipe.deploy.formats:
-        if kind not in EXPORTERS and kind != "auto" and ":" not in kind:
-            add(("deploy", "formats"), kind, f"{shown(kind)} is not known; {nearest(kind, (*EXPORTERS, 'auto'))}")
+        if kind != "auto" and (lacking := _lacking(EXPORTERS, kind)):
+            add(("deploy", "formats"), kind, lacking)
     if "adapter" in recipe.deploy.formats and recipe.method.artifact != "adapter":
         add(("deploy", "formats"), "adapter", "this method leaves no adapter; use safetensors, or method: lora, say")
     watched = (*recipe.task.metrics, "loss")
@@ -154,6 +155,19 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
             f"metric {shown(stop.metric)} is not measured; {nearest(stop.metric, watched)}",
         )
     return problems
+
+
+def _lacking(table: Catalog, name: str, attributes: Sequence[str] = ()) -> str | None:
+    """Why a part cannot be used. One from the user's own package is imported here, before anything is spent on it."""
+    if ":" not in name:
+        return None if name in table else f"{table.what} {shown(name)} is not known; {nearest(name, table)}"
+    try:
+        part = table.load(name)
+    except UserError as error:
+        return f"{shown(name)} {error.found}; {error.fix}"
+    if callable(part) and all(hasattr(part, attribute) for attribute in attributes):
+        return None
+    return f"{shown(name)} is no {table.what}; see CONTRIBUTING.md for what one is"
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from tunesmith.deploy.parcel import Parcel
+from tunesmith.figures import interval
 
 PIPELINES = {"AutoModelForSequenceClassification": "text-classification"}
 SHOWN_LABELS = 100
@@ -135,11 +136,7 @@ def _results(evaluation: Mapping[str, Any]) -> str:
 
 
 def _interval(entry: Mapping[str, Any]) -> str:
-    if entry.get("value") is None:
-        return "not defined"
-    if entry.get("low") is None:
-        return f"{entry['value']:.3f}"
-    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+    return interval(entry.get("value"), entry.get("low"), entry.get("high"))
 
 
 def _made(facts: Mapping[str, Any]) -> str:

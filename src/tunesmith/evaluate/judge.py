@@ -12,6 +12,7 @@ from tunesmith.evaluate.intervals import bootstrap, difference, paired_test, sma
 from tunesmith.evaluate.labels import confusion, per_class
 from tunesmith.evaluate.metrics import Metric, measure
 from tunesmith.evaluate.options import EvaluateOptions
+from tunesmith.figures import figures, interval
 
 FEW_ROWS = 30
 """Below this an interval from resampling says little."""
@@ -105,17 +106,17 @@ def verdict(found: Mapping[str, Any]) -> str:
     name, main = found["main"], found["metrics"][found["main"]]
     if main["value"] is None:
         return f"{name} is not defined on these {found['rows']} rows"
-    said = f"{name} {_shown(main)} on {found['rows']} {found['split']} rows"
+    said = f"{name} {interval(main['value'], main['low'], main['high'])} on {found['rows']} {found['split']} rows"
     better = next((row for row in found["baselines"] if row["name"] == found["better_baseline"]), None)
     if better is not None and better["difference"]["value"] is not None:
         gap, p = better["difference"], better["p_value"]
         gain = gap["value"] if found["higher_is_better"] else -gap["value"]
         limits = [value if found["higher_is_better"] else -value for value in (gap["low"], gap["high"])]
-        shown = f"{abs(gain):.3f} [{min(limits):.3f}, {max(limits):.3f}]"
+        shown = interval(abs(gain), min(limits), max(limits))
         if gain > 0 and p is not None and p < SIGNIFICANT:
             said += f"; better than {better['label']} by {shown} (p = {p:.3g})"
         elif gain < 0 and p is not None and p < SIGNIFICANT:
-            said += f"; WORSE than {better['label']} by {abs(gain):.3f} (p = {p:.3g})"
+            said += f"; WORSE than {better['label']} by {figures(abs(gain))[0]} (p = {p:.3g})"
         else:
             said += (
                 f"; not shown to be better than {better['label']} (p = {'not defined' if p is None else f'{p:.2g}'})"
@@ -139,15 +140,9 @@ def _best(judged: Sequence[Mapping[str, Any]], metric: Metric) -> str | None:
     return max(scored)[1] if scored else (judged[0]["name"] if judged else None)
 
 
-def _plain(interval: Interval) -> dict[str, float | None]:
-    return {"value": _number(interval.value), "low": _number(interval.low), "high": _number(interval.high)}
+def _plain(found: Interval) -> dict[str, float | None]:
+    return {"value": _number(found.value), "low": _number(found.low), "high": _number(found.high)}
 
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _shown(interval: Mapping[str, float | None]) -> str:
-    if interval["value"] is None or interval["low"] is None or interval["high"] is None:
-        return f"{interval['value']:.3f}" if interval["value"] is not None else "not defined"
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"

@@ -29,6 +29,7 @@ class Metric:
 
 
 def measure(predictions: Predictions, names: Sequence[str]) -> dict[str, float | None]:
-    """The value of each named metric; None where it is not defined on these predictions."""
-    values = {name: METRICS.load(name)(predictions) for name in names}
+    """The value of each named metric, by the metric's own name; None where these predictions do not define it."""
+    metrics: list[Metric] = [METRICS.load(name) for name in names]
+    values = {metric.name: metric(predictions) for metric in metrics}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}

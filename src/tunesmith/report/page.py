@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunesmith.commit import write_file
+from tunesmith.figures import figures
 from tunesmith.report.plots import curves, histogram, scatter
 
 JOINERS = "\u200c\u200d"
@@ -122,15 +123,11 @@ def _ranges(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if not rows:
         return []
     low = min([0.0, *(row["low"] for row in rows)])
-    high = max([row["high"] for row in rows] + ([1.0] if _is_share(main) else []))
+    high = max([row["high"] for row in rows] + ([1.0] if evaluation["higher_is_better"] else []))
     width = (high - low) or 1.0
     for row in rows:
         row["at"], row["from"], row["to"] = (100 * (row[key] - low) / width for key in ("value", "low", "high"))
     return rows
-
-
-def _is_share(metric: str) -> bool:
-    return metric not in ("mae", "mse", "rmse", "log_loss")
 
 
 def _heat(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -182,12 +179,8 @@ def _worst(predictions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def number(value: float | None) -> str:
-    """A value to three or four digits; a dash for none."""
-    if value is None:
-        return "–"
-    if 0 < abs(value) < 0.001:
-        return f"{value:.3g}"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    """A value to as many decimals as it needs; a dash for none."""
+    return figures(value)[0]
 
 
 def count(value: float | None) -> str:

@@ -152,9 +152,9 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def _read_me(path: Path) -> tuple[str | None, tuple[str, ...]]:
     """Licence and languages from the YAML head of a model card."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    found = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    try:
-        head = yaml.safe_load(found[1]) if found else {}
+    found = re.match(r"---[ \t]*\n(.*?)\n---", text.removeprefix("\ufeff"), re.DOTALL)
+    try:  # every value as text: YAML takes `no`, the code of Norwegian, for a truth value
+        head = yaml.load(found[1], Loader=yaml.BaseLoader) if found else {}  # noqa: S506  # makes texts only
     except (yaml.YAMLError, ValueError):  # a date that no calendar has
         head = {}
     if not isinstance(head, dict):
@@ -162,7 +162,8 @@ def _read_me(path: Path) -> tuple[str | None, tuple[str, ...]]:
     languages = head.get("language") or []
     languages = languages if isinstance(languages, list) else (languages,)
     licence = head.get("license")
-    return (str(licence) if licence else None), tuple(str(language) for language in languages)
+    named = None if licence in ("", "null", "~", None) else str(licence)
+    return named, tuple(str(language) for language in languages)
 
 
 def _digest(files: list[Path]) -> str:

@@ -58,13 +58,7 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that hold the weights. Raises UserError when there are none, or they cannot be trusted."""
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        for name in names:
-            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-                raise UserError(str(index), f"names the file {name!r}", "shards must be .safetensors files beside it")
-    else:
-        names = ["model.safetensors"]
+    names = _shards(index) if index.is_file() else ["model.safetensors"]
     files = [folder / name for name in names]
     missing = [path.name for path in files if not path.is_file()]
     if not missing:
@@ -77,6 +71,16 @@ def weight_files(folder: Path) -> list[Path]:
             "convert it to safetensors where it came from, or choose a model that has them",
         )
     raise UserError(str(folder), f"has no {missing[0]}", "is the download complete?")
+
+
+def _shards(index: Path) -> list[str]:
+    placed = read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise UserError(str(index), "does not say which file holds which weight", "is the download complete?")
+    for name in placed.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(str(index), f"names the file {name!r}", "shards must be .safetensors files beside it")
+    return sorted(set(placed.values()))
 
 
 def tensor_sizes(path: Path) -> dict[str, int]:

@@ -41,9 +41,11 @@ def find_source(options: ModelOptions, base: Path) -> Source:
     Raises UserError when it is not on this machine, with the way to get it.
     """
     name = options.name
+    folder = (base / name).expanduser()
+    if options.revision is not None and (name.startswith("builtin:") or folder.is_dir()):
+        raise UserError("model.revision", f"{name} has no revisions", "leave the key out; only a hub id has them")
     if name.startswith("builtin:"):
         return _builtin(name)
-    folder = (base / name).expanduser()
     if folder.is_dir():
         return Source(folder.resolve(), folder.resolve().name)
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
