@@ -512,13 +512,51 @@ def test_asking_reads_a_file_and_standard_input(trained, monkeypatch, capsys):
         json.dumps({"message": by_file[4]["input"]["message"]}),
         '["not a row"]',
     ]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    monkeypatch.setattr(sys, "stdin", typed("\n".join(lines).encode("utf-8-sig")))
     assert main(["ask", "runs/tickets", "--json"]) == 0
     by_line = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["scores"]["a"] for line in by_line[:2]] == pytest.approx(
         [row["scores"]["a"] for row in by_file[3:5]], abs=1e-5
     )
+    assert by_line[0]["input"] == lines[0], "without the mark of the byte order"
     assert by_line[2]["input"] == '["not a row"]'
+
+
+def typed(data: bytes) -> io.TextIOWrapper:
+    """Standard input that holds `data`."""
+    return io.TextIOWrapper(io.BytesIO(data), encoding="latin-1")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'fine\n\n{"message": "cut off\n', "standard input, line 3: is no JSON object with the columns 'message'"),
+        (b'{"other": "column"}\n', "standard input, line 1: is no JSON object with the columns 'message'"),
+        ("grüße\n".encode("latin-1"), "standard input: is not UTF-8 text"),
+    ],
+)
+def test_what_is_typed_is_a_text_or_a_whole_row(trained, monkeypatch, capsys, data, message):
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr(sys, "stdin", typed(data))
+    assert main(["ask", "runs/tickets"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_broken_line_of_a_file_to_answer_is_named(trained, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(trained)
+    (tmp_path / "new.jsonl").write_text('{"message": "fine"}\n{"message": \n')
+    assert main(["ask", "runs/tickets", "--file", str(tmp_path / "new.jsonl")]) == 2
+    assert "new.jsonl, line 2: " in capsys.readouterr().err
+
+
+def test_texts_that_are_too_long_are_counted(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    assert main(["ask", "runs/tickets", "money now", "money now " * 5000, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["cut"] > 0 for line in printed.out.splitlines()] == [False, True]
+    assert printed.err.startswith("1 of 2 inputs were longer than the ")
+    assert main(["ask", "runs/tickets", "money now"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,12 @@ def test_without_the_key_every_path_but_the_probes_is_closed(guarded: str) -> No
     for method, path in (("GET", "/v1/info"), ("POST", "/v1/predict"), ("GET", "/nothing"), ("GET", "/openapi.json")):
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Bearer {KEY}x"}):
             assert httpx.request(method, guarded + path, headers=headers).status_code == 401
+        for wrong in (KEY, f"Basic {KEY}"):
+            assert httpx.request(method, guarded + path, headers={"Authorization": wrong}).status_code == 401
     assert httpx.get(f"{guarded}/live").status_code == 200
-    right = {"Authorization": f"Bearer {KEY}"}
-    assert httpx.get(f"{guarded}/v1/info", headers=right).status_code == 200
+    for scheme in ("Bearer", "bearer"):
+        right = {"Authorization": f"{scheme} {KEY}"}
+        assert httpx.get(f"{guarded}/v1/info", headers=right).status_code == 200
 
 
 def test_a_full_queue_is_said_at_once(address: str, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +143,30 @@ def test_an_open_address_needs_a_key(predictor: Predictor, monkeypatch: pytest.M
 
 
 def test_unknown_paths_and_methods_are_plain_refusals(address: str, tmp_path: Path) -> None:
-    assert httpx.get(f"{address}/docs").status_code == 404
-    assert httpx.get(f"{address}/openapi.json").status_code == 404
-    assert httpx.get(f"{address}/v1/predict").status_code == 405
+    for path, status in (("docs", 404), ("openapi.json", 404), ("v1/predict", 405)):
+        response = httpx.get(f"{address}/{path}")
+        assert (response.status_code, set(response.json())) == (status, {"error"})
+    assert httpx.get(f"{address}/v1/predict").headers["allow"] == "POST"
+    broken = ask(address, content=b'{"inputs": ["\xff"]}', headers={"content-type": "application/json"})
+    assert (broken.status_code, set(broken.json())) == (400, {"error"})
+
+
+def test_what_was_not_read_of_a_text_is_told(address: str, predictor: Predictor) -> None:
+    short, long = ask(address, json={"inputs": ["a lamp", "a lamp " * 2000]}).json()["answers"]
+    assert short["cut"] == 0
+    assert long["cut"] >= 4000 - predictor.max_tokens
+
+
+def test_an_address_that_cannot_be_had_is_said_before_anything_is_promised(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port}: address already in use;"):
+            server.serve(predictor, port=port, tell=told.append)
+    monkeypatch.setenv(server.KEY_VARIABLE, KEY)
+    for host in ("no.such.host.invalid", "x" * 70):
+        with pytest.raises(UserError, match=f"--host {host}"):
+            server.serve(predictor, host=host, tell=told.append)
+    assert told == []

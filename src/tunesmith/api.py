@@ -1,6 +1,6 @@
 """The verbs of the command line as functions: run, audit, view, evaluate, ask, export, serve."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -138,10 +138,13 @@ def view(recipe: Recipe, base: Path, *, split: str = "train", row: int = 0) -> d
 
 
 def rows(file: Path | str) -> Iterator[Mapping[str, Any]]:
-    """The rows of a data file by column, one after the other."""
+    """The rows of a data file by column, one after the other. Raises UserError for a line that cannot be read."""
     from tunesmith.prepare.sources import read_source
 
-    return (row.fields for row in read_source(str(file), Path()))
+    for row in read_source(str(file), Path()):
+        if row.problem is not None:
+            raise UserError(f"{row.source}, line {row.line}", row.problem, "mend or leave out this line")
+        yield row.fields
 
 
 def open_predictor(run: Run | Path | str, *, base: str | None = None) -> "Predictor":
@@ -187,12 +190,22 @@ def export(run: Run | Path | str, kind: str = "safetensors", *, out: Path | str 
     return trained.export(opened, kind, out=None if out is None else Path(out))
 
 
-def serve(run: Run | Path | str, *, host: str = "127.0.0.1", port: int = 8000, base: str | None = None) -> None:
-    """Answers over HTTP until a signal comes. A key is read from the variable TUNESMITH_API_KEY."""
+def serve(
+    run: Run | Path | str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    base: str | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> None:
+    """Answers over HTTP until a signal comes. A key is read from the variable TUNESMITH_API_KEY.
+
+    port: 0 for any that is free. tell: is given the address, such as http://127.0.0.1:8000, once it is taken.
+    """
     predictor = open_predictor(run, base=base)
     from tunesmith.deploy import server
 
-    server.serve(predictor, host=host, port=port)
+    server.serve(predictor, host=host, port=port, tell=tell)
 
 
 def _folder(run: Run | Path | str) -> Path:

@@ -169,10 +169,12 @@ class Answer:
     """One row's answer in the user's terms, ready for JSON.
 
     value: a label's name, a list of names, a number, or numbers by target. scores: probability by label.
+    cut: how many tokens of the row were not read.
     """
 
     value: Any
     scores: Mapping[str, float] = field(default_factory=dict)
+    cut: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,17 +49,20 @@ def ask(
     if one_by_one:
         hint("type a text and press Enter; end with Ctrl-D")
     rows = iter(_rows(texts, file, predictor.task.inputs))
-    asked = 0
+    asked = cut = 0
     while chunk := list(islice(rows, 1 if one_by_one else CHUNK)):
         answers = api.ask(predictor, chunk, first=asked + 1)
         asked += len(chunk)
+        cut += sum(answer.cut > 0 for answer in answers)
         for row, answer in zip(chunk, answers, strict=True):
             if as_json:
-                emit({"input": row, "value": answer.value, "scores": dict(answer.scores)}, indent=None)
+                emit({"input": row, **asdict(answer)}, indent=None)
             else:
                 say(_line(row, answer.value, answer.scores, top))
     if not asked:
         raise UserError("ask", "there is no text", "give texts, --file FILE, or lines on standard input")
+    if cut:
+        hint(f"{cut} of {asked} inputs were longer than the {predictor.max_tokens} tokens that the model reads")
 
 
 def _rows(texts: Sequence[str] | None, file: Path | None, columns: Sequence[str]) -> Iterable[Any]:
@@ -67,12 +72,31 @@ def _rows(texts: Sequence[str] | None, file: Path | None, columns: Sequence[str]
     if texts:
         return (_read(text, columns) for text in texts)
     if file is None:
-        return (_read(line.rstrip("\r\n"), columns) for line in sys.stdin if line.strip())
+        return _typed(columns)
     if file.suffix == ".txt":
         from tunesmith.recipe_yaml import read_text
 
         return [line for line in read_text(file).splitlines() if line.strip()]
     return api.rows(file)
+
+
+def _typed(columns: Sequence[str]) -> Iterator[Any]:
+    """The rows on standard input. A line in braces is never taken for a text: it would be answered without a word."""
+    from tunesmith.errors import UserError, shown
+
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
+    try:
+        for number, line in enumerate(sys.stdin, 1):
+            row = _read(line.rstrip("\r\n"), columns)
+            if isinstance(row, str) and row.lstrip().startswith("{"):
+                wanted = ", ".join(shown(column) for column in columns)
+                fix = f"a text that starts with a brace goes in {json.dumps({columns[0]: '{…'}, ensure_ascii=False)}"
+                raise UserError(f"standard input, line {number}", f"is no JSON object with the columns {wanted}", fix)
+            if line.strip():
+                yield row
+    except UnicodeDecodeError as error:
+        raise UserError("standard input", "is not UTF-8 text", "convert it, or give a file with --file") from error
 
 
 def _read(text: str, columns: Sequence[str]) -> Any:

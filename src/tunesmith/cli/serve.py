@@ -16,7 +16,7 @@ def serve(
     base: Annotated[
         str | None, typer.Option("--base", help="Base of an exported adapter, where it is not found.")
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
 ) -> None:
     """Serve a trained model over HTTP. A key is read from the variable TUNESMITH_API_KEY.
 
@@ -26,5 +26,7 @@ def serve(
     """
     from tunesmith import api
 
-    hint(f"answering on http://{host}:{port}/v1/predict; stop with Ctrl-C")
-    api.serve(run, host=host, port=port, base=base)
+    def tell(address: str) -> None:
+        hint(f"answering on {address}/v1/predict; stop with Ctrl-C")
+
+    api.serve(run, host=host, port=port, base=base, tell=tell)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith import commit
-from tunesmith.batch import encoded, padding_for
+from tunesmith.batch import Encoded, encoded, padding_for
 from tunesmith.contracts import Answer, Record, Task
 from tunesmith.deploy.export import FORMAT, NOTE
 from tunesmith.errors import BadRow, UserError
@@ -69,11 +69,20 @@ class Predictor:
             except BadRow as error:
                 raise UserError(f"input {place + 1}", str(error), "mend or leave out this row") from error
             records.append(Record(place, "input", place + 1, inputs, None))
-        return [self.task.answer(row) for row in self.outputs(records)] if records else []
+        if not records:
+            return []
+        data = self._encoded(records)
+        answers = [self.task.answer(row) for row in self._outputs(data)]
+        return [replace(answer, cut=int(cut)) for answer, cut in zip(answers, data.cut, strict=True)]
 
     def outputs(self, records: Sequence[Record]) -> NDArray[np.float64]:
         """The model's outputs of each record: [N, ...]."""
-        data = encoded(self.task.encode(records, self.tokenizer, self.max_tokens))
+        return self._outputs(self._encoded(records))
+
+    def _encoded(self, records: Sequence[Record]) -> Encoded:
+        return encoded(self.task.encode(records, self.tokenizer, self.max_tokens))
+
+    def _outputs(self, data: Encoded) -> NDArray[np.float64]:
         padding = padding_for(self.task.columns(), self.tokenizer.pad_token_id)
         return all_outputs(self.model, self.task, data, padding, Inference(self.world))
 

@@ -4,9 +4,10 @@ import asyncio
 import hmac
 import json
 import os
-from collections.abc import Awaitable, Callable, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ try:
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from pydantic import BaseModel, ConfigDict, Field
+    from starlette.exceptions import HTTPException
 except ModuleNotFoundError as missing:
     raise MissingExtra("tunesmith serve", "serve") from missing
 
@@ -43,10 +45,14 @@ class Question(BaseModel):
 
 
 class Answered(BaseModel):
-    """value: a label, a list of labels, a number, or numbers by target. scores: probability by label."""
+    """value: a label, a list of labels, a number, or numbers by target. scores: probability by label.
+
+    cut: how many tokens of the input were not read, because the model takes no more.
+    """
 
     value: str | float | list[str] | dict[str, float]
     scores: dict[str, float]
+    cut: int
 
 
 class Answers(BaseModel):
@@ -79,6 +85,10 @@ def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         return _refusal(422, f"{place or 'body'}: {first['msg']}")
 
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        return _refusal(error.status_code, error.detail, error.headers)
+
     @app.get("/live")
     async def live() -> dict[str, bool]:
         return {"live": True}
@@ -110,27 +120,31 @@ def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
             return _refusal(422, str(error))
         finally:
             state["waiting"] -= 1
-        answers = [{"value": answer.value, "scores": dict(answer.scores)} for answer in found]
+        answers = [{"value": answer.value, "scores": dict(answer.scores), "cut": answer.cut} for answer in found]
         return {"model": predictor.name, "answers": answers}
 
     return app
 
 
-def serve(predictor: Predictor, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(
+    predictor: Predictor, *, host: str = "127.0.0.1", port: int = 8000, tell: Callable[[str], None] | None = None
+) -> None:
     """Answers on host and port until a signal comes; requests that were accepted are finished first.
 
-    Raises UserError for an address that others can reach without a key in TUNESMITH_API_KEY.
+    port: 0 for any that is free. tell: is given the address once it is taken.
+    Raises UserError for an address that is taken or unknown, and for one that others can reach without a key in
+    TUNESMITH_API_KEY.
     """
     import uvicorn
 
     key = os.environ.get(KEY_VARIABLE) or None
     if key is None and not _is_loopback(host):
         raise UserError(f"--host {host}", "others could reach it", f"set a key in {KEY_VARIABLE}, or use 127.0.0.1")
-    app = create_app(predictor, key=key)
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
+    listener = _listen(host, port)
+    if tell is not None:
+        tell(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
+    config = uvicorn.Config(
+        create_app(predictor, key=key),
         log_level="warning",
         limit_concurrency=4 * WAITING,
         timeout_keep_alive=10,
@@ -138,6 +152,17 @@ def serve(predictor: Predictor, *, host: str = "127.0.0.1", port: int = 8000) ->
         h11_max_incomplete_event_size=16_384,
         server_header=False,
     )
+    with listener, suppress(KeyboardInterrupt):  # which uvicorn raises again after its own tidy end
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:  # a name may be too odd even to be looked up
+        why = (getattr(error, "strerror", None) or "no such address").partition(" (")[0]
+        raise UserError(f"--host {host} --port {port}", why[0].lower() + why[1:], "choose another") from error
 
 
 def _is_loopback(host: str) -> bool:
@@ -147,7 +172,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def _refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"error": {"message": message}}, status_code=status, headers=headers)
 
 
@@ -192,8 +217,8 @@ class _Gate:
         await self.app(scope, replay, send)
 
     def _knows(self, headers: dict[bytes, bytes]) -> bool:
-        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        return hmac.compare_digest(given, (self.key or "").encode())
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), (self.key or "").encode())
 
 
 async def _send(send: Send, status: int, message: str) -> None:
