@@ -71,6 +71,20 @@ PLANTED: dict[str, tuple[dict[str, list[Row]], str, str, int, tuple[str, ...]]] 
         2,
         (),
     ),
+    "spellings": (
+        {"train": [("a rarity", "X"), ("another", "new label")], "test": [("one more", "NewLabel")]},
+        "warning",
+        "labels differ only by case or space: 'NewLabel' and 'new label', 'X' and 'x'",
+        2,
+        (),
+    ),
+    "header": (
+        {"train": [(f"row {n}", "label") for n in range(5)]},
+        "warning",
+        "'label': is the line that names the columns missing?",
+        1,
+        (),
+    ),
     "characters": (
         {"train": [("caf\ufffd", "x")], "test": [("it\x92s", "y"), ("bell \x07", "x")]},
         "warning",
@@ -103,6 +117,8 @@ def test_half_a_flaw_is_none(check: str) -> None:
         "conflicts": {"train": [REPEATED, ("The first row 0", "y")], "test": [REPEATED]},
         "leaks": {"train": [REPEATED], "test": [("for the end", "x")]},
         "balance": {"train": [(f"row {n}", "z") for n in range(5)], "test": [("a rarity", "rare")]},
+        "spellings": {"train": [(f"row {n}", "xx") for n in range(5)]},
+        "header": {"train": [(f"row {n}", "a label") for n in range(5)]},
         "characters": {"train": [("tab\t, next\x85, feed\f, line\r\n, soft\u00adhyphen, \ufeff, \u200b", "x")]},
     }
     assert found(check, with_rows(**alike[check])) == []

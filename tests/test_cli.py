@@ -490,6 +490,17 @@ def test_a_run_without_a_recipe_leaves_a_run_that_can_be_run_again(trained, monk
     assert ["seed", "0", "1", "refused"] in [line.split() for line in capsys.readouterr().err.splitlines()]
 
 
+def test_new_writes_what_it_knows_of_a_task_of_your_own(tmp_path, monkeypatch, capsys):
+    odd_table()
+    own = "from tunesmith.options import Options\nclass Mine(Options):\n    text: str = 't'\n    answer: str\n"
+    (tmp_path / "mine_own.py").write_text(own)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["new", "odd.csv", "--task", "mine_own:Mine"]) == 0
+    assert "still to be written under task: answer" in capsys.readouterr().out
+    written = Path("recipe.yaml").read_text()
+    assert "  kind: mine_own:Mine\n  text: Kunden Text\n\ndata:" in written
+
+
 def test_asking_gives_an_answer_for_each_text_in_order(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained)
     assert main(["ask", "runs/tickets", "money now", "good morning", "--json"]) == 0

@@ -373,7 +373,8 @@ def test_fewer_than_two_rows_are_refused(tmp_path: Path, rows: Rows) -> None:
 
 
 def test_rows_that_are_all_in_the_test_file_leave_nothing_to_learn_from(tmp_path: Path) -> None:
-    assert "leaves 0 usable rows" in refusal(tmp_path, many(x=3, y=3), test=many(x=3, y=3))
+    told = refusal(tmp_path, many(x=3, y=3), test=many(x=3, y=3))
+    assert "leaves 0 usable rows to learn from (6 × also_in_test)" in told
 
 
 def test_rows_of_unknown_labels_alone_leave_nothing_to_learn_from(tmp_path: Path) -> None:

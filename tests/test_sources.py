@@ -73,7 +73,7 @@ def test_compressed_json_lines_read_like_plain_ones(rows: Callable[..., list[Raw
         (b'{"text": "a\x00b"}', "column 12: not JSON (Invalid control character at)"),
         (b"[1, 2]", "found [1, 2], expected an object with named fields"),
         (b'"\\u001b[31m"', "found '\\x1b[31m', expected an object with named fields"),
-        (b'{"text": "\xff"}', "byte 11 is not UTF-8"),
+        (b'{"text": "\xff"}', "byte 11 is not UTF-8; save it as UTF-8, such as with iconv -f latin1 -t utf-8"),
         (b'{"text": "\\ud83d"}', "holds half of a character pair (a lone surrogate)"),
         (b'{"text": {"deep": ["\\uDE00"]}}', "holds half of a character pair (a lone surrogate)"),
         (b"[" * 100_000, "nested too deeply"),
@@ -190,6 +190,12 @@ def test_a_quote_within_a_cell_is_read_or_named(rows: Callable[..., list[RawRow]
         (4, None),
     ]
     assert found[0].fields == {"text": '5" pipe', "label": "1"}
+
+
+def test_columns_without_a_name_are_called_by_their_place(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b",text,label,,\n0,a,b,,\n")
+    (row,) = read_source("a.csv", tmp_path)
+    assert row.fields == {"column 1": "0", "text": "a", "label": "b", "column 4": "", "column 5": ""}
 
 
 def test_a_quote_left_open_never_swallows_rows_in_silence(tmp_path: Path) -> None:

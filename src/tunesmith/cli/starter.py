@@ -1,6 +1,6 @@
 """A recipe made by looking at a data file, and the recipe that a path on the command line stands for."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,19 +92,25 @@ def look(data: Path, *, model: str | None = None, task: str | None = None) -> St
         raise UserError(f"--task {shown(task)}", "is not known", nearest(task, TASKS))
     if data.suffix in RECIPE_ENDINGS:
         raise UserError(named(data), "is a recipe, not data", f"run it: tunesmith run {named(data)}")
-    found = detect(data)
+    found = detect(data, task)
     options, notes = dict(found.options), found.notes
     if task is not None and task != found.kind:
-        notes = (*notes, f"task: {task}, as you say, instead of {found.kind}")
-        options = _as_kind(options, task)
+        fields = TASKS.load(task).model_fields
+        options = _as_fields(options, fields)
+        needed = ", ".join(name for name, field in fields.items() if field.is_required() and name not in options)
+        notes = (
+            *notes,
+            f"task: {task}, as you say, instead of {found.kind}",
+            *([f"still to be written under task: {needed}"] if needed else []),
+        )
     return Starter(data, model or MODEL, task or found.kind, options, found.rows, notes)
 
 
-def _as_kind(options: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The same columns under the names that another kind of task has for them."""
+def _as_fields(options: Mapping[str, Any], fields: Container[str]) -> dict[str, Any]:
+    """The same columns under the names that another task has for them, as far as it has them."""
     answer = options.get("label", options.get("target"))
     texts = {key: value for key, value in options.items() if key in ("text", "text_b")}
-    return {**texts, "target" if kind == "regression" else "label": answer}
+    return {key: value for key, value in {**texts, "label": answer, "target": answer}.items() if key in fields}
 
 
 def recipe_of(what: Path, *, model: str | None = None) -> "tuple[Recipe, Path]":

@@ -16,10 +16,9 @@ from tunesmith.errors import MissingExtra, UserError
 
 try:
     from fastapi import FastAPI, Request
-    from fastapi.exceptions import RequestValidationError
+    from fastapi.exceptions import HTTPException, RequestValidationError
     from fastapi.responses import JSONResponse
     from pydantic import BaseModel, ConfigDict, Field
-    from starlette.exceptions import HTTPException
 except ModuleNotFoundError as missing:
     raise MissingExtra("tunesmith serve", "serve") from missing
 
@@ -85,7 +84,9 @@ def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         return _refusal(422, f"{place or 'body'}: {first['msg']}")
 
-    @app.exception_handler(HTTPException)
+    @app.exception_handler(400)
+    @app.exception_handler(404)
+    @app.exception_handler(405)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         return _refusal(error.status_code, error.detail, error.headers)
 

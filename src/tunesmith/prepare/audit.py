@@ -9,6 +9,7 @@ import numpy as np
 
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Corpus, Finding, Record, Task
+from tunesmith.errors import shown
 from tunesmith.prepare.split import text_key
 
 CHECKS = Catalog(
@@ -16,6 +17,8 @@ CHECKS = Catalog(
     repeats="tunesmith.prepare.audit:repeats",
     conflicts="tunesmith.prepare.audit:conflicts",
     leaks="tunesmith.prepare.audit:leaks",
+    spellings="tunesmith.prepare.audit:spellings",
+    header="tunesmith.prepare.audit:header",
     balance="tunesmith.prepare.audit:balance",
     characters="tunesmith.prepare.audit:characters",
     constant="tunesmith.prepare.audit:constant",
@@ -23,6 +26,8 @@ CHECKS = Catalog(
 Splits = Mapping[str, Sequence[Record]]
 SHOWN = 5
 UNEVEN = 10
+WORDS_OF_A_TEXT = 5
+"""The name of a column has fewer."""
 FEW = 5
 BROKEN = re.compile("[\ufffd\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 """The replacement character, and control characters that are no white space."""
@@ -96,6 +101,26 @@ def leaks(splits: Splits, task: Task) -> Iterator[Finding]:
     if crossing:
         message = f"{len(crossing)} rows stand in another split too, which makes scores too good"
         yield Finding("leaks", "error", message, len(crossing), _where(crossing))
+
+
+def spellings(splits: Splits, task: Task) -> Iterator[Finding]:
+    """Labels that differ by case or inner space only, which are most likely one."""
+    alike: dict[str, set[str]] = {}
+    for label in {label for records in splits.values() for record in records for label in _labels(record.target)}:
+        alike.setdefault("".join(label.casefold().split()), set()).add(label)
+    several = sorted(sorted(group) for group in alike.values() if len(group) > 1)
+    if several:
+        named = ", ".join(" and ".join(f"'{label}'" for label in group) for group in several[:SHOWN])
+        yield Finding("spellings", "warning", f"labels differ only by case or space: {named}", len(several))
+
+
+def header(splits: Splits, task: Task) -> Iterator[Finding]:
+    """Columns whose names read like a row of data."""
+    labels = {label for record in splits["train"] for label in _labels(record.target)}
+    odd = [name for name in task.fields if name in labels or len(name.split()) >= WORDS_OF_A_TEXT]
+    if odd:
+        named = ", ".join(shown(name) for name in odd)
+        yield Finding("header", "warning", f"{named}: is the line that names the columns missing?", len(odd))
 
 
 def balance(splits: Splits, task: Task) -> Iterator[Finding]:

@@ -48,8 +48,11 @@ class _Tally:
             self.reasons.clear()
             return
         total = sum(self.reasons.values())
-        more = ", ".join(f"{count} × {reason}" for reason, count in self.reasons.most_common())
-        rest = "" if total == 1 else f" ({total} bad rows: {more}; the first: {' | '.join(self.bad[1:])})"
+        rest = (
+            ""
+            if total == 1
+            else f" ({total} bad rows: {_counted(self.reasons.elements())}; the first: {' | '.join(self.bad[1:])})"
+        )
         where, _, found = self.bad[0].partition(": ")
         raise UserError(
             where, found + rest, "mend the rows, or set data.on_bad_row=skip to leave them out and count them"
@@ -75,13 +78,13 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
     records = splits["train"]
     parts = divide(records, [task.stratum(record) for record in records], shares, seed)
     splits |= {name: [records[place] for place in places] for name, places in parts.items()}
-    _require_rows(splits["train"])
+    _require_rows(splits["train"], tally)
     learned = task.learn(splits["train"])
     before = {name: len(rows) for name, rows in splits.items()}
     splits = {name: _checked(rows, learned, tally) for name, rows in splits.items()}
     unjudged = {name: before[name] - len(rows) for name, rows in splits.items() if len(rows) < before[name]}
     tally.settle()
-    _require_rows(splits["train"])
+    _require_rows(splits["train"], tally)
     empty = [
         Finding("split", "warning", f"too few rows for a {name} split of its own")
         for name in shares
@@ -104,11 +107,16 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
     return replace(corpus, findings=(*corpus.findings, *audit(corpus)))
 
 
-def _require_rows(records: Sequence[Record]) -> None:
+def _require_rows(records: Sequence[Record], tally: _Tally) -> None:
     if len(records) < FEWEST_ROWS:
-        raise UserError(
-            "data.train", f"leaves {len(records)} usable rows to learn from", f"at least {FEWEST_ROWS} are needed"
-        )
+        found = f"leaves {len(records)} usable rows to learn from"
+        if tally.skipped:
+            found += f" ({_counted(row['reason'] for row in tally.skipped)})"
+        raise UserError("data.train", found, f"at least {FEWEST_ROWS} are needed")
+
+
+def _counted(reasons: Iterable[str]) -> str:
+    return ", ".join(f"{count} × {reason}" for reason, count in Counter(reasons).most_common())
 
 
 def _records(sources: Iterable[str], options: DataOptions, task: Task, base: Path, tally: _Tally) -> list[Record]:

@@ -1,6 +1,8 @@
 """What a data file seems to be for, judged by its columns and first rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -11,6 +13,9 @@ from tunesmith.prepare.sources import read_source
 
 ROWS_LOOKED_AT = 1000
 MOST_LABELS = 200
+ODD_VALUES = 0.1
+"""So large a share of a column of numbers may be something else."""
+WITH_COMMAS = re.compile(r"[-+]?\d*(,\d+)*(\.\d+)?")
 ORDINAL = 10
 """Whole numbers with at most this many different values are taken for classes."""
 TEXT_NAMES = ("text", "sentence", "review", "message", "content", "body", "question", "comment", "description", "title")
@@ -27,16 +32,11 @@ SCORE_NAMES = ("score", "rating", "stars", "similarity", "target", "urgency", "v
 
 @dataclass(frozen=True)
 class Detection:
-    """What was found. options: the task's, by name. labels: the label names in the rows looked at.
+    """What was found. options: the task's, by name. notes: sentences that say what was found and why."""
 
-    notes: sentences that say what was found and why.
-    """
-
-    columns: tuple[str, ...]
     rows: int
     kind: str
     options: Mapping[str, Any]
-    labels: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -61,6 +61,16 @@ class _Column:
         return sum(len(str(value)) for value in self.values) / max(1, len(self.values))
 
     @property
+    def has_commas(self) -> bool:
+        """Whether the values are numbers written with commas."""
+        texts = [str(value) for value in self.values]
+        return any("," in text for text in texts) and all(WITH_COMMAS.fullmatch(text) for text in texts)
+
+    @property
+    def is_filled(self) -> bool:
+        return len(self.values) > 0.5 * self.rows
+
+    @property
     def is_text(self) -> bool:
         return bool(self.values) and all(isinstance(value, str) for value in self.values) and not self.is_number
 
@@ -71,26 +81,42 @@ class _Column:
         )
 
     @property
-    def numbers(self) -> tuple[float, ...] | None:
-        try:
-            return tuple(float(value) for value in self.values if not isinstance(value, bool | list | dict))
-        except (TypeError, ValueError, OverflowError):
-            return None
+    def numbers(self) -> tuple[float, ...]:
+        return tuple(number for value in self.values if (number := _number(value)) is not None)
+
+    @property
+    def others(self) -> tuple[Any, ...]:
+        """The values that are no numbers."""
+        return tuple(value for value in self.values if _number(value) is None)
 
     @property
     def is_number(self) -> bool:
-        found = self.numbers
-        return bool(found) and len(found or ()) == len(self.values)
+        """Whether all but a few values are numbers."""
+        return len(self.others) <= ODD_VALUES * len(self.values) and bool(self.numbers)
 
     def called(self, names: Sequence[str]) -> bool:
         return self.name.strip().lower() in names
 
 
-def detect(path: Path) -> Detection:
-    """What the rows of `path` can be used to learn. Raises UserError when there is no text, or nothing to learn."""
-    rows = list(islice(_rows(path), ROWS_LOOKED_AT))
+def _number(value: Any) -> float | None:
+    try:
+        number = math.nan if isinstance(value, bool | list | dict) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def detect(path: Path, kind: str | None = None) -> Detection:
+    """What the rows of `path` can be used to learn. kind: of task that is wanted, whatever the rows look like.
+
+    Raises UserError when there is no text, or nothing to learn.
+    """
+    found_rows = list(islice(read_source(str(path), Path()), ROWS_LOOKED_AT))
+    rows = [row.fields for row in found_rows if row.problem is None]
+    bad = [f"{row.source}, line {row.line}: {row.problem}" for row in found_rows if row.problem is not None]
     if not rows:
-        raise UserError(named(path), "holds no readable rows", "a data file needs rows below its header")
+        why = bad[0] if bad else "a data file needs rows below its header"
+        raise UserError(named(path), "holds no readable rows", why)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = [
         _Column(name, tuple(row[name] for row in rows if row.get(name) not in (None, "")), len(rows)) for name in names
@@ -101,10 +127,13 @@ def detect(path: Path) -> Detection:
         raise UserError(named(path), "has no column of texts", f"its columns: {there}")
     rest = [column for column in columns if column not in texts and not _is_identity(column)]
     found = _target(rest)
+    if found is None and kind is not None and rest:
+        found = kind, min(rest, key=_rank), f"answer: {shown(min(rest, key=_rank).name)}, the likeliest"
     if found is None:
         there = ", ".join(shown(column.name) for column in columns)
+        why_not = "".join(f"; {reason}" for column in rest if (reason := _unfit(column)))
         raise UserError(
-            named(path), "has no column that looks like a label or a number to learn", f"its columns: {there}"
+            named(path), "has no column that looks like a label or a number to learn", f"its columns: {there}{why_not}"
         )
     kind, target, why = found
     options: dict[str, Any] = {"text": texts[0].name}
@@ -114,19 +143,13 @@ def detect(path: Path) -> Detection:
         notes.append(f"text: the pair {shown(texts[0].name)} and {shown(texts[1].name)}, by their names")
     else:
         notes.append(f"text: {shown(texts[0].name)}, {texts[0].words:.0f} words a row")
+    if bad:
+        notes.append(f"{len(bad)} rows cannot be read; the first: {bad[0]}")
     options["target" if kind == "regression" else "label"] = target.name
-    labels: tuple[str, ...] = ()
     if kind == "classification" and target.is_list:
         options["multi_label"] = True
-        labels = tuple(sorted({part for value in target.values for part in value}))
-    elif kind == "classification":
-        labels = tuple(sorted({str(value) for value in target.values}))
     notes.append(why)
-    return Detection(tuple(names), len(rows), kind, options, labels, tuple(notes))
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    return (row.fields for row in read_source(str(path), Path()) if row.problem is None)
+    return Detection(len(rows), kind, options, tuple(notes))
 
 
 def _texts(columns: Sequence[_Column]) -> list[_Column]:
@@ -155,36 +178,52 @@ def _is_identity(column: _Column) -> bool:
 
 def _counts_rows(column: _Column) -> bool:
     """Whether the values are whole numbers of which each follows the other."""
-    numbers = sorted(column.numbers or ()) if column.is_number else []
+    numbers = sorted(column.numbers) if column.is_number else []
     return len(numbers) > ORDINAL and all(after == before + 1 for before, after in pairwise(numbers))
 
 
 def _target(columns: Sequence[_Column]) -> tuple[str, _Column, str] | None:
     """What to learn of which column, and why it was taken for that."""
-    usable = [column for column in columns if len(column.values) > 0.5 * column.rows]
-    usable.sort(
-        key=lambda column: (
-            not column.called(LABEL_NAMES),
-            not column.called(SCORE_NAMES),
-            column.different == len(column.values),  # such as the number of a customer
-        )
-    )
-    for column in usable:
+    for column in sorted((column for column in columns if column.is_filled), key=_rank):
         name = shown(column.name)
         if column.is_list:
             return "classification", column, f"labels: {name} holds lists, so a row may have several labels"
         if column.is_number:
-            numbers = column.numbers or ()
-            whole = all(number.is_integer() for number in numbers)
+            whole = all(number.is_integer() for number in column.numbers)
             if whole and column.different <= ORDINAL:
                 why = f"label: {name} holds {column.different} different whole numbers, taken for classes"
                 return "classification", column, f"{why}; for a scale use `kind: regression` with `target`"
             if column.different > 2:
-                return "regression", column, f"target: {name} holds {column.different} different numbers"
+                why = f"target: {name} holds {column.different} different numbers"
+                if column.others:
+                    odd = f"{len(column.others)} of {len(column.values)} values are none, such as"
+                    why = f"{why}; {odd} {shown(column.others[0])}: mend them, or set data.on_bad_row=skip"
+                return "regression", column, why
             continue
-        if all(isinstance(value, str | bool) for value in column.values) and 2 <= column.different <= _most(column):
+        names = not column.has_commas and all(isinstance(value, str | bool) for value in column.values)
+        if names and 2 <= column.different <= _most(column):
             return "classification", column, f"label: {name} has {column.different} different values"
     return None
+
+
+def _rank(column: _Column) -> tuple[bool, bool, bool]:
+    """The likeliest answer first."""
+    unique = column.different == len(column.values)  # such as the number of a customer
+    return not column.called(LABEL_NAMES), not column.called(SCORE_NAMES), unique
+
+
+def _unfit(column: _Column) -> str:
+    """Why a column cannot be an answer, where that can be said."""
+    name = shown(column.name)
+    if not column.is_filled:
+        return f"{name} is empty in most rows"
+    if column.different == 1:
+        return f"{name} always holds {shown(column.values[0])}"
+    if column.has_commas:
+        return f"{name} holds numbers with commas, write them like 1234.5"
+    if all(isinstance(value, str) for value in column.values):
+        return f"{name} has {column.different} different values in {len(column.values)} rows, too many for labels"
+    return ""
 
 
 def _most(column: _Column) -> int:

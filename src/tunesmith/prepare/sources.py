@@ -21,6 +21,7 @@ LINES_LOOKED_AT = 20
 BOM = b"\xef\xbb\xbf"
 UNREADABLE = (OSError, EOFError, zlib.error)
 """What reading raises when a disk fails, or a compressed file is cut off or damaged."""
+AS_UTF8 = "save it as UTF-8, such as with iconv -f latin1 -t utf-8"
 HALF_A_PAIR = "holds half of a character pair (a lone surrogate)"
 
 
@@ -138,7 +139,7 @@ def _json_row(line: bytes, name: str, number: int) -> RawRow:
         text = line.decode().rstrip("\r\n")
         fields = json.loads(text)
     except UnicodeDecodeError as error:
-        return RawRow(name, number, {}, f"byte {error.start + 1} is not UTF-8")
+        return RawRow(name, number, {}, f"byte {error.start + 1} is not UTF-8; {AS_UTF8}")
     except json.JSONDecodeError as error:
         return RawRow(name, number, {}, f"column {error.colno}: not JSON ({error.msg})")
     except ValueError:  # Python's guard against numbers that take long to read
@@ -190,10 +191,10 @@ def _separated(path: Path, name: str) -> Iterator[RawRow]:
             delimiter = "\t" if _kind(path) == ".tsv" else max(",;\t", key=lambda sign: _suits(sign, first))
             file.seek(0)
             rows = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [column.strip() for column in next(rows, [""])]
+            header = [column.strip() or f"column {place}" for place, column in enumerate(next(rows, [""]), start=1)]
             yield from _cells(rows, header, name)
         except UnicodeDecodeError as error:
-            raise UserError(f"{name}, line {_line_of_bytes(path)}", "is not UTF-8", "save it as UTF-8") from error
+            raise UserError(f"{name}, line {_line_of_bytes(path)}", "is not UTF-8", AS_UTF8) from error
         except csv.Error as error:
             raise UserError(f"{name}, line 1", f"is no line of columns ({error})", "is a quote left open?") from error
         except UNREADABLE as error:
