@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,80 @@ def test_a_complete_run_is_left_as_it_is(done: tuple[Run, Screen], house: Path) 
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def everything(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a run that tells what was learned."""
+    kept = ("run.json", "recipe.yaml", "audit.json", "split.json", "ledger.jsonl", "journal.jsonl", "*.safetensors")
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for pattern in kept
+        for path in sorted(folder.rglob(pattern))
+    }
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_other_data_are_refused_and_nothing_is_lost(house: Path, tmp_path: Path, complete: bool) -> None:
+    own = lines(tmp_path / "own.jsonl", rows(30))
+    whole = recipe(house, data={"train": str(own), "validation": 0.2, "cache": False})
+    run = api.run(whole, folder=tmp_path / "run")
+    if not complete:
+        (run.folder / "artifact").rename(tmp_path / "gone")
+        state = json.loads((run.folder / "run.json").read_text())
+        (run.folder / "run.json").write_text(json.dumps({**state, "state": "trained"}))
+    before = everything(run.folder)
+    lines(own, [*rows(29), {"text": "something new", "label": "late"}])
+    with pytest.raises(UserError, match="--run"):
+        api.run(whole, folder=run.folder)
+    (tmp_path / "elsewhere").mkdir()
+    other = lines(tmp_path / "elsewhere" / "own.jsonl", rows(31))
+    moved = {**whole, "data": {**whole["data"], "train": str(other)}}
+    with pytest.raises(UserError, match="--run"):
+        api.run(moved, folder=run.folder)
+    assert everything(run.folder) == before
+
+
+def test_the_same_data_elsewhere_are_the_same_run(house: Path, tmp_path: Path) -> None:
+    own = lines(tmp_path / "own.jsonl", rows(30))
+    whole = recipe(house, data={"train": str(own), "validation": 0.2, "cache": False})
+    run = api.run(whole, folder=tmp_path / "run")
+    made = weights(run)
+    (tmp_path / "elsewhere").mkdir()
+    moved = own.rename(tmp_path / "elsewhere" / "own.jsonl")
+    screen = Screen()
+    api.run({**whole, "data": {**whole["data"], "train": str(moved)}}, folder=run.folder, screen=screen)
+    assert "nothing is left to do" in screen.said[-1]
+    assert run.recipe().data.train == "../elsewhere/own.jsonl"
+    assert weights(run) == made
+
+
+def test_a_model_that_was_deleted_is_written_again_to_the_byte(house: Path, tmp_path: Path) -> None:
+    run = api.run(recipe(house), folder=tmp_path / "run")
+    made = weights(run)
+    assert made
+    shutil.rmtree(run.artifact)
+    api.run(recipe(house), folder=run.folder)
+    assert (weights(run), run.state) == (made, "complete")
+
+
+def test_rows_of_labels_that_were_not_learned_are_told_in_the_verdict(house: Path, tmp_path: Path) -> None:
+    test = lines(tmp_path / "test.jsonl", [{"text": "well", "label": "late"}, {"text": "oh", "label": "unheard of"}])
+    data = {"train": str(house / "rows.jsonl"), "test": str(test), "on_bad_row": "skip", "cache": False}
+    run = api.run(recipe(house, data=data), folder=tmp_path / "run")
+    judged = run.read_json("evaluation.json")
+    assert judged["rows"] == 1
+    assert judged["verdict"].endswith("; 1 more test rows have labels that were not learned, and are not counted")
+
+
+def test_files_of_one_name_are_told_apart_without_where_they_are(house: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    train, test = lines(tmp_path / "a" / "rows.jsonl", rows(30)), lines(tmp_path / "b" / "rows.jsonl", rows(40)[30:])
+    data = {"train": str(train), "test": str(test), "validation": 0, "cache": False}
+    run = api.run(recipe(house, data=data), folder=tmp_path / "run", base=house)
+    files = run.read_json("audit.json")["files"]
+    assert sorted(files.values()) == sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in (train, test))
+    assert str(tmp_path) not in (run.folder / "audit.json").read_text()
+
+
 def test_the_best_evaluation_is_what_is_judged(house: Path) -> None:
     train = {**SETTINGS, "epochs": 12, "learning_rate": 0.02, "stop": {"patience": 2}}
     run = api.run(recipe(house, train=train), folder=house / "best")
@@ -252,7 +327,7 @@ AWKWARD: Mapping[str, tuple[str, int, str]] = {
     ),
     "an empty file": ("", 2, "is empty"),
     "a header alone": ("text,label\n", 2, "holds no readable rows"),
-    "one class": ("text,label\n" + "".join(f"row {n},same\n" for n in range(12)), 2, "looks like a label"),
+    "one class": ("text,label\n" + "".join(f"row {n},same\n" for n in range(12)), 2, "only the label 'same'"),
     "one column": ("text\n" + "".join(f"row {n}\n" for n in range(12)), 2, "column"),
 }
 
@@ -334,9 +409,42 @@ def test_two_processes_make_one_run_like_that_of_one(house: Path, tmp_path: Path
 def test_baselines_are_left_out_where_the_training_rows_are_not_what_they_were(house: Path, tmp_path: Path) -> None:
     own = lines(tmp_path / "own.jsonl", rows(30))
     run = api.run(recipe(house, data={"train": str(own), "validation": 0.2}), folder=tmp_path / "run")
-    assert api.evaluate(run, house / "rows.jsonl")["baselines"]
+    judged = api.evaluate(run, house / "rows.jsonl")
+    assert judged["baselines"]
+    assert "of these rows were trained on, so the score says little about new ones" in judged["verdict"]
+    new = lines(tmp_path / "new.jsonl", [{"text": f"nobody saw {place}", "label": "late"} for place in range(3)])
+    assert "trained on" not in api.evaluate(run, new)["verdict"]
     lines(own, [*rows(29), {"text": "something new", "label": "unheard of"}])
-    assert api.evaluate(run, house / "rows.jsonl")["baselines"] == []
+    judged = api.evaluate(run, house / "rows.jsonl")
+    assert judged["baselines"] == []
+    assert judged["verdict"].endswith("so no baseline and no overlap was looked for")
+
+
+def test_new_rows_that_are_bad_are_left_out_and_counted_where_the_run_did_so(house: Path, tmp_path: Path) -> None:
+    new = lines(tmp_path / "new.jsonl", [{"text": "so late", "label": "late"}, {"text": "oh", "label": "unheard of"}])
+    runs = {}
+    for way in ("skip", "stop"):
+        data = {"train": str(house / "rows.jsonl"), "on_bad_row": way, "cache": False}
+        train = {**SETTINGS, "max_steps": 1}
+        runs[way] = api.run(recipe(house, data=data, train=train), folder=tmp_path / way)
+    judged = api.evaluate(runs["skip"], new)
+    assert (judged["rows"], judged["verdict"].rpartition("; ")[2]) == (1, "1 bad rows were left out")
+    with pytest.raises(UserError, match="line 2"):
+        api.evaluate(runs["stop"], new)
+    lines(new, [{"text": "oh", "label": "unheard of"}])
+    with pytest.raises(UserError, match=r"holds no usable rows; 1 bad ones; the first: new.jsonl, line 1"):
+        api.evaluate(runs["skip"], new)
+
+
+def test_an_adapter_without_its_base_says_how_to_name_it(house: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(house / "bert", tmp_path / "base")
+    whole = recipe(house, model=str(base), method="lora", train={**SETTINGS, "max_steps": 1})
+    run = api.run(whole, folder=tmp_path / "run")
+    base.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"its base: there is no folder .*base; say where it is with --base"):
+        api.ask(run, ["so late"])
+    predictor = api.open_predictor(run, base=str(tmp_path / "moved"))
+    assert api.ask(predictor, ["so late"])[0].value in TEXTS
 
 
 @pytest.mark.parametrize(
@@ -346,6 +454,13 @@ def test_baselines_are_left_out_where_the_training_rows_are_not_what_they_were(h
         ("train.betas=[1.5, 2]", "at least 0 and below 1"),
         ("train.evaluate_every=0", "at least 1"),
         ("deploy=[]", "at least one artefact"),
+        ("task.labels=[]", "labels must be named, each once"),
+        ("task.labels=[a, a]", "labels must be named, each once"),
+        ("task.weights=[1, 0]", "each weight must be above 0"),
+        ("task={kind: regression, target: []}", "columns must be named, each once"),
+        ("task={kind: regression, target: [a, a]}", "columns must be named, each once"),
+        ("task={kind: regression, target: [a, b], means: [1]}", "1 means for 2 targets"),
+        ("task={kind: regression, target: a, scales: [0]}", "each scale must be above 0"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_before_anything_is_read(setting: str, said: str, house: Path) -> None:

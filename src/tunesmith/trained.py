@@ -22,7 +22,7 @@ from tunesmith.errors import BadRow, UserError, named, nearest, shown
 from tunesmith.evaluate.judge import judge
 from tunesmith.pipeline import GOLDEN_ROWS, card_facts
 from tunesmith.prepare.corpus import read_corpus
-from tunesmith.prepare.sources import read_source
+from tunesmith.prepare.sources import RawRow, read_source
 from tunesmith.prepare.split import text_key
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_parts import Part
@@ -74,7 +74,10 @@ def _opened(folder: Path, model: ModelOptions | None, start: Path) -> Predictor:
     def find_base(name: str, revision: str | None) -> Path:
         built_in = next((key for key, (_, hub_id) in BUILTIN.items() if hub_id == name), name)
         options = model or ModelOptions(name=built_in, revision=revision)
-        foundation = open_foundation(options, start)
+        try:
+            foundation = open_foundation(options, start)
+        except UserError as error:
+            raise UserError(named(folder), f"its base: {error.found}", "say where it is with --base") from error
         wanted = json.loads((folder / NOTE).read_text(encoding="utf-8"))["base_sha256"]
         if foundation.card.weights_sha256 != wanted:
             found = f"is not the base that this adapter was trained on ({foundation.card.weights_sha256[:12]})"
@@ -113,7 +116,7 @@ def evaluate(run: Run, data: Path) -> dict[str, Any]:
     Baselines are trained on the run's own training rows; they are left out when those cannot be read any more.
     """
     predictor, recipe = open_predictor(run.folder), run.recipe()
-    records = records_of(predictor.task, data)
+    records, left_out = records_of(predictor.task, data, lenient=recipe.data.on_bad_row == "skip")
     predictions = predictor.task.predictions(predictor.outputs(records), records)
     options = recipe.evaluate
     train = _training_rows(recipe, run)
@@ -126,7 +129,7 @@ def evaluate(run: Run, data: Path) -> dict[str, Any]:
         split="test",
         options=options,
         seed=recipe.seed,
-        remarks=_remarks(records, train),
+        remarks=[*_remarks(records, train), *([f"{left_out} bad rows were left out"] if left_out else [])],
     )
 
 
@@ -139,25 +142,39 @@ def _remarks(records: Sequence[Record], train: Sequence[Record]) -> list[str]:
     return [f"{seen} of these rows were trained on, so the score says little about new ones"] if seen else []
 
 
-def records_of(task: Task, data: Path) -> list[Record]:
-    """The rows of a data file with their answers. Raises UserError for the first that cannot be graded."""
+def records_of(task: Task, data: Path, *, lenient: bool) -> tuple[list[Record], int]:
+    """The rows of a data file with their answers, and how many more cannot be graded.
+
+    Raises UserError for the first of those unless `lenient`, and for a file without a usable row.
+    """
     records: list[Record] = []
+    bad: list[UserError] = []
     for raw in read_source(str(data), Path()):
-        where = f"{raw.source}, line {raw.line}"
-        if raw.problem is not None:
-            raise UserError(where, raw.problem, "mend or leave out this row")
-        for column in task.fields:
-            if column not in raw.fields:
-                raise UserError(where, f"has no column {shown(column)}", nearest(column, raw.fields))
         try:
-            record = Record(len(records), raw.source, raw.line, *task.read(raw.fields))
-            task.check(record)
-        except BadRow as error:
-            raise UserError(where, str(error), "mend or leave out this row") from error
-        records.append(record)
+            records.append(_graded(raw, len(records), task))
+        except UserError as error:
+            if not lenient:
+                raise
+            bad.append(error)
     if not records:
-        raise UserError(named(data), "holds no rows", "a data file needs rows below its header")
-    return records
+        why = f"{len(bad)} bad ones; the first: {bad[0]}" if bad else "a data file needs rows below its header"
+        raise UserError(named(data), "holds no usable rows", why)
+    return records, len(bad)
+
+
+def _graded(raw: RawRow, number: int, task: Task) -> Record:
+    where = f"{raw.source}, line {raw.line}"
+    if raw.problem is not None:
+        raise UserError(where, raw.problem, "mend or leave out this row")
+    for column in task.fields:
+        if column not in raw.fields:
+            raise UserError(where, f"has no column {shown(column)}", nearest(column, raw.fields))
+    try:
+        record = Record(number, raw.source, raw.line, *task.read(raw.fields))
+        task.check(record)
+    except BadRow as error:
+        raise UserError(where, str(error), "mend or leave out this row") from error
+    return record
 
 
 def export(run: Run, kind: str, *, out: Path | None = None) -> Artifact:
