@@ -7,6 +7,7 @@ desk by cross-validation of the training tickets). The public sets are only meas
 """
 
 import argparse
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +96,15 @@ def shown(name: str, case: Case, done: Run) -> tuple[str, ...]:
     gap = "" if better is None else "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**better["difference"])
     p_value = "" if better is None else f"{better['p_value']:.2g}"
     score = f"{main['value']:.3f} [{main['low']:.3f}, {main['high']:.3f}]"
-    minutes = f"{spent['train_seconds']:.0f} s"
-    return name, found["main"], score, case.least, beside, gap, p_value, str(found["rows"]), minutes
+    seconds = f"{spent['train_seconds']:.0f} s"
+    return name, found["main"], held_out(done, found["main"]), score, case.least, beside, gap, p_value, seconds
+
+
+def held_out(done: Run, metric: str) -> str:
+    """What the weights that were kept reached on the rows by which they were chosen."""
+    events = [json.loads(line) for line in done.journal.read_text(encoding="utf-8").splitlines()]
+    kept = events[-1]["weights_of"]
+    return next((f"{e['metrics'][metric]:.3f}" for e in events if e["event"] == "evaluation" and e["step"] == kept), "")
 
 
 def main() -> None:
@@ -111,7 +119,7 @@ def main() -> None:
                 rows.append(shown(name, CASES[name], done))
                 print(*rows[-1], flush=True)
     print()
-    header = ("case", "metric", "test score", "wanted", "baseline", "model - baseline", "p", "rows", "training")
+    header = ("case", "metric", "validation", "test", "wanted", "baseline", "model - baseline", "p", "training")
     table(header, rows)
 
 
