@@ -2,8 +2,8 @@
 
 TUNESMITH_BENCH_DATA=FOLDER python benchmarks/quality.py [NAME …]
 
-Every case is judged once on its test rows; rates and epochs were chosen on development rows only (for the support
-desk by cross-validation of the training tickets). The public sets are only measured where the folder holds them.
+Rates, batches and epochs were chosen on development rows, for the support desk by cross-validation of its training
+tickets (folds.py); test rows chose nothing. The public sets are only measured where the folder holds them.
 """
 
 import argparse
