@@ -124,6 +124,29 @@ def test_half_a_flaw_is_none(check: str) -> None:
     assert found(check, with_rows(**alike[check])) == []
 
 
+def scored(*numbers: float) -> dict[str, list[Record]]:
+    return {"train": [Record(n, "f", n, {"text": f"row {n}"}, (number,)) for n, number in enumerate(numbers)]}
+
+
+@pytest.mark.parametrize(
+    ("task", "splits", "odd"),
+    [
+        (Regression(text="text", target="3.5"), scored(1.0, 2.0), "'3.5'"),
+        (Regression(text="what they said to us", target="score"), scored(1.0, 2.0), "'what they said to us'"),
+        (Classification(label="y,x", multi_label=True), {"train": records("train", [("a", ("x", "y"))])}, "'y,x'"),
+    ],
+)
+def test_a_row_where_the_names_of_the_columns_belong_is_found(task: Any, splits: Any, odd: str) -> None:
+    [finding] = CHECKS.load("header")(splits, task)
+    assert finding.message == f"{odd}: is the line that names the columns missing?"
+
+
+def test_names_that_are_no_row_are_none() -> None:
+    assert list(CHECKS.load("header")(scored(1.0), Regression(text="1", target="score"))) == []
+    several = {"train": records("train", [("a", ("x", "y"))])}
+    assert list(CHECKS.load("header")(several, Classification(label="x,z", multi_label=True))) == []
+
+
 def test_very_uneven_labels_are_found(tmp_path: Path) -> None:
     many = [(f"one of many {n}", "x") for n in range(46)]
     [finding] = found("balance", with_rows(train=many))

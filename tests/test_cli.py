@@ -501,6 +501,24 @@ def test_new_writes_what_it_knows_of_a_task_of_your_own(tmp_path, monkeypatch, c
     assert "  kind: mine_own:Mine\n  text: Kunden Text\n\ndata:" in written
 
 
+def test_new_writes_a_starter_for_a_task_of_your_own_whatever_the_columns(tmp_path, monkeypatch, capsys):
+    table("tags.csv", "tokens|tags", [f"{n}|{n}" for n in range(12)])
+    own = (
+        "from tunesmith.options import Options\nclass Tags(Options):\n    tokens: str\n    multi_label: bool = False\n"
+    )
+    (tmp_path / "tags_own.py").write_text(own)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["new", "tags.csv", "--task", "tags_own:Tags"]) == 0
+    assert "still to be written under task: tokens" in capsys.readouterr().out
+    assert "  kind: tags_own:Tags\n" in Path("recipe.yaml").read_text()
+
+
+def test_new_refuses_what_is_no_task(capsys):
+    odd_table()
+    assert main(["new", "odd.csv", "--task", "json:dumps"]) == 2
+    assert "error: --task 'json:dumps': is no task; see CONTRIBUTING.md" in capsys.readouterr().err
+
+
 def test_asking_gives_an_answer_for_each_text_in_order(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained)
     assert main(["ask", "runs/tickets", "money now", "good morning", "--json"]) == 0

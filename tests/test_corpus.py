@@ -68,7 +68,15 @@ GOOD_ROW = st.builds(
     st.sampled_from(["x", "y"]),
 )
 BAD_ROW = st.sampled_from(
-    ["{", "[]", '{"text": "", "label": "x"}', '{"text": "a"}', '{"label": "x"}', '{"text": null, "label": "y"}']
+    [
+        "{",
+        "[]",
+        '{"text": "", "label": "x"}',
+        '{"text": "a"}',
+        '{"label": "x"}',
+        '{"text": null, "label": "y"}',
+        '{"text": "a", "label": "z"}',
+    ]
 )
 MIXTURE = st.lists(st.one_of(GOOD_ROW, BAD_ROW), max_size=12)
 ANCHOR: list[dict[str, Any]] = [{"text": "an anchor", "label": "x"}, {"text": "its chain", "label": "y"}]
@@ -79,17 +87,18 @@ ANCHOR: list[dict[str, Any]] = [{"text": "an anchor", "label": "x"}, {"text": "i
     train=MIXTURE,
     validation=st.one_of(MIXTURE, st.sampled_from([0.0, 0.1, 0.5])),
     test=st.one_of(MIXTURE, st.sampled_from([0.0, 0.2])),
+    labels=st.sampled_from([None, ("x", "y")]),
     seed=st.integers(0, 9),
 )
 def test_every_row_read_is_in_one_split_or_skipped_for_a_reason(
-    tmp_path_factory: pytest.TempPathFactory, train: Any, validation: Any, test: Any, seed: int
+    tmp_path_factory: pytest.TempPathFactory, train: Any, validation: Any, test: Any, labels: Any, seed: int
 ) -> None:
     base = tmp_path_factory.getbasetemp()
     held = {
         name: [*value, {"text": f"only {name}", "label": "x"}] if isinstance(value, list) else value
         for name, value in (("validation", validation), ("test", test))
     }
-    made = corpus(base, [*ANCHOR, *train], seed=seed, on_bad_row="skip", **held)
+    made = corpus(base, [*ANCHOR, *train], seed=seed, task=Classification(labels=labels), on_bad_row="skip", **held)
     written = {"train.jsonl": 2 + len(train)}
     written |= {f"{name}.jsonl": len(rows) for name, rows in held.items() if isinstance(rows, list)}
     assert made.ledger.read == written
@@ -374,7 +383,12 @@ def test_fewer_than_two_rows_are_refused(tmp_path: Path, rows: Rows) -> None:
 
 def test_rows_that_are_all_in_the_test_file_leave_nothing_to_learn_from(tmp_path: Path) -> None:
     told = refusal(tmp_path, many(x=3, y=3), test=many(x=3, y=3))
-    assert "leaves 0 usable rows to learn from (6 × also_in_test)" in told
+    assert "leaves 0 usable rows to learn from (left out: 6 × also_in_test)" in told
+
+
+def test_rows_left_out_are_told_where_the_others_cannot_be_learned_from(tmp_path: Path) -> None:
+    told = refusal(tmp_path, many(x=4, y=3), test=many(y=3), validation=0)
+    assert "only the label 'x' in the training rows (left out: 3 × also_in_test); at least 2 are needed" in told
 
 
 def test_rows_of_unknown_labels_alone_leave_nothing_to_learn_from(tmp_path: Path) -> None:
@@ -416,6 +430,16 @@ def test_csv_and_json_lines_of_the_same_rows_are_divided_alike(tmp_path: Path) -
     made = corpus(tmp_path, rows)
     assert texts(other, "train") == texts(made, "train")
     assert texts(other, "validation") == texts(made, "validation")
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(1.0, "1"), (1, "1"), (True, "true"), ("True", "True"), ("1.0", "1.0"), (" Ab ", "Ab")]
+)
+def test_a_label_is_called_as_json_writes_it_and_text_keeps_its_own_name(
+    tmp_path: Path, value: object, name: str
+) -> None:
+    made = corpus(tmp_path, [*many(x=2), {"text": "odd", "label": value}], validation=0)
+    assert set(labels(made, "train")) == {"x", name}
 
 
 def test_numbers_are_divided_without_strata_and_a_wrong_one_is_named(tmp_path: Path) -> None:

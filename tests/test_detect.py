@@ -253,6 +253,39 @@ def test_the_answer_that_is_asked_for_is_taken_although_it_looks_unfit(tmp_path:
     path = written(tmp_path, lambda n: {"text": text(n), "note": text(n), "label": f"only {n}"})
     found = detect(path, "classification")
     assert (found.kind, found.options) == ("classification", {"text": "text", "label": "label"})
+    assert found.notes[-1] == (
+        "answer: 'label', the likeliest of those that are left; "
+        "'label' has 20 different values in 20 rows, too many for labels"
+    )
+
+
+def test_numbers_with_commas_are_no_labels_although_a_few_values_are_none(tmp_path: Path) -> None:
+    path = written(tmp_path, lambda n: {"text": text(n), "score": f"{n % 3},5" if n != 7 else "n/a"})
+    assert refusal(path).endswith("'score' holds numbers with commas, write them like 1234.5")
+    path = written(tmp_path, lambda n: {"text": text(n), "score": f"1.234,{n % 3}", "label": "ab"[n % 2]})
+    assert detect(path).options["label"] == "label"
+    found = detect(path, "regression")
+    assert (found.kind, found.options["target"]) == ("regression", "score")
+    assert found.notes[-1] == (
+        "answer: 'score', the likeliest of those that are left; "
+        "'score' holds numbers with commas, write them like 1234.5"
+    )
+
+
+def test_numbers_are_taken_before_names_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, lambda n: {"text": text(n), "label": "ab"[n % 2], "price": n / 3})
+    assert (detect(path).kind, detect(path, "regression").options["target"]) == ("classification", "price")
+    path = written(tmp_path, lambda n: {"text": text(n), "label": "ab"[n % 2]})
+    assert detect(path, "regression").notes[-1].endswith("'label' holds no numbers")
+
+
+def test_a_task_of_another_kind_needs_neither_texts_nor_an_answer(tmp_path: Path) -> None:
+    found = detect(written(tmp_path, lambda n: {"id": n}), "mine:Own")
+    assert (found.kind, found.options, found.rows) == ("mine:Own", {}, 20)
+    found = detect(written(tmp_path, lambda n: {"text": text(n)}), "mine:Own")
+    assert (found.kind, found.options) == ("mine:Own", {"text": "text"})
+    with pytest.raises(UserError, match="has no column that looks like a label"):
+        detect(written(tmp_path, lambda n: {"text": text(n)}), "classification")
 
 
 def test_only_the_first_rows_are_looked_at(tmp_path: Path) -> None:

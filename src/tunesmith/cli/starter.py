@@ -94,23 +94,34 @@ def look(data: Path, *, model: str | None = None, task: str | None = None) -> St
         raise UserError(named(data), "is a recipe, not data", f"run it: tunesmith run {named(data)}")
     found = detect(data, task)
     options, notes = dict(found.options), found.notes
-    if task is not None and task != found.kind:
-        fields = TASKS.load(task).model_fields
+    if task is not None:
+        fields = _fields(task)
         options = _as_fields(options, fields)
+        if task != found.kind:
+            notes = (*notes, f"task: {task}, as you say, instead of {found.kind}")
         needed = ", ".join(name for name, field in fields.items() if field.is_required() and name not in options)
-        notes = (
-            *notes,
-            f"task: {task}, as you say, instead of {found.kind}",
-            *([f"still to be written under task: {needed}"] if needed else []),
-        )
+        if needed:
+            notes = (*notes, f"still to be written under task: {needed}")
     return Starter(data, model or MODEL, task or found.kind, options, found.rows, notes)
+
+
+def _fields(task: str) -> Mapping[str, Any]:
+    """The options of a task, by name. Raises UserError for what is no task."""
+    from pydantic import BaseModel
+
+    from tunesmith.tasks import TASKS
+
+    part = TASKS.load(task)
+    if not (isinstance(part, type) and issubclass(part, BaseModel)):
+        raise UserError(f"--task {shown(task)}", "is no task", "see CONTRIBUTING.md for what one is")
+    return part.model_fields
 
 
 def _as_fields(options: Mapping[str, Any], fields: Container[str]) -> dict[str, Any]:
     """The same columns under the names that another task has for them, as far as it has them."""
     answer = options.get("label", options.get("target"))
-    texts = {key: value for key, value in options.items() if key in ("text", "text_b")}
-    return {key: value for key, value in {**texts, "label": answer, "target": answer}.items() if key in fields}
+    named_so = {**options, "label": answer, "target": answer}
+    return {key: value for key, value in named_so.items() if key in fields and value is not None}
 
 
 def recipe_of(what: Path, *, model: str | None = None) -> "tuple[Recipe, Path]":

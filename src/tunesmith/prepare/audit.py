@@ -9,7 +9,7 @@ import numpy as np
 
 from tunesmith.catalog import Catalog
 from tunesmith.contracts import Corpus, Finding, Record, Task
-from tunesmith.errors import shown
+from tunesmith.errors import BadRow, shown
 from tunesmith.prepare.split import text_key
 
 CHECKS = Catalog(
@@ -116,11 +116,22 @@ def spellings(splits: Splits, task: Task) -> Iterator[Finding]:
 
 def header(splits: Splits, task: Task) -> Iterator[Finding]:
     """Columns whose names read like a row of data."""
-    labels = {label for record in splits["train"] for label in _labels(record.target)}
-    odd = [name for name in task.fields if name in labels or len(name.split()) >= WORDS_OF_A_TEXT]
+    data = set(task.fields).difference(task.inputs) if _is_answer(splits, task) else ()
+    odd = [name for name in task.fields if name in data or len(name.split()) >= WORDS_OF_A_TEXT]
     if odd:
         named = ", ".join(shown(name) for name in odd)
         yield Finding("header", "warning", f"{named}: is the line that names the columns missing?", len(odd))
+
+
+def _is_answer(splits: Splits, task: Task) -> bool:
+    """Whether the names of the columns would do as a row: with numbers, or with labels that other rows have."""
+    try:
+        _, target = task.read({name: name for name in task.fields})
+    except BadRow:
+        return False
+    known = {label for record in splits["train"] for label in _labels(record.target)}
+    labels = _labels(target)
+    return _numbers(target) is not None or (bool(labels) and known.issuperset(labels))
 
 
 def balance(splits: Splits, task: Task) -> Iterator[Finding]:

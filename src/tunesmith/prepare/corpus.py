@@ -79,7 +79,7 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
     parts = divide(records, [task.stratum(record) for record in records], shares, seed)
     splits |= {name: [records[place] for place in places] for name, places in parts.items()}
     _require_rows(splits["train"], tally)
-    learned = task.learn(splits["train"])
+    learned = _learned(task, splits["train"], tally)
     before = {name: len(rows) for name, rows in splits.items()}
     splits = {name: _checked(rows, learned, tally) for name, rows in splits.items()}
     unjudged = {name: before[name] - len(rows) for name, rows in splits.items() if len(rows) < before[name]}
@@ -109,10 +109,20 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
 
 def _require_rows(records: Sequence[Record], tally: _Tally) -> None:
     if len(records) < FEWEST_ROWS:
-        found = f"leaves {len(records)} usable rows to learn from"
-        if tally.skipped:
-            found += f" ({_counted(row['reason'] for row in tally.skipped)})"
+        found = f"leaves {len(records)} usable rows to learn from{_left_out(tally)}"
         raise UserError("data.train", found, f"at least {FEWEST_ROWS} are needed")
+
+
+def _learned(task: Task, records: Sequence[Record], tally: _Tally) -> Task:
+    """The task that knows these rows; where they cannot be learned from, the message also counts those left out."""
+    try:
+        return task.learn(records)
+    except UserError as error:
+        raise UserError(error.where, error.found + _left_out(tally), error.fix) from error
+
+
+def _left_out(tally: _Tally) -> str:
+    return f" (left out: {_counted(row['reason'] for row in tally.skipped)})" if tally.skipped else ""
 
 
 def _counted(reasons: Iterable[str]) -> str:

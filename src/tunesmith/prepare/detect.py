@@ -12,10 +12,12 @@ from tunesmith.errors import UserError, named, shown
 from tunesmith.prepare.sources import read_source
 
 ROWS_LOOKED_AT = 1000
+KINDS = ("classification", "regression")
+"""Of tasks that columns are judged for."""
 MOST_LABELS = 200
 ODD_VALUES = 0.1
 """So large a share of a column of numbers may be something else."""
-WITH_COMMAS = re.compile(r"[-+]?\d*(,\d+)*(\.\d+)?")
+WITH_COMMAS = re.compile(r"\s*[-+]?[\d.]*,[\d.,]*\d\s*")
 ORDINAL = 10
 """Whole numbers with at most this many different values are taken for classes."""
 TEXT_NAMES = ("text", "sentence", "review", "message", "content", "body", "question", "comment", "description", "title")
@@ -62,9 +64,9 @@ class _Column:
 
     @property
     def has_commas(self) -> bool:
-        """Whether the values are numbers written with commas."""
-        texts = [str(value) for value in self.values]
-        return any("," in text for text in texts) and all(WITH_COMMAS.fullmatch(text) for text in texts)
+        """Whether all but a few values are numbers, some of them written with commas."""
+        others = [value for value in self.others if not WITH_COMMAS.fullmatch(str(value))]
+        return len(others) <= ODD_VALUES * len(self.values) and len(others) < len(self.others)
 
     @property
     def is_filled(self) -> bool:
@@ -109,47 +111,52 @@ def _number(value: Any) -> float | None:
 def detect(path: Path, kind: str | None = None) -> Detection:
     """What the rows of `path` can be used to learn. kind: of task that is wanted, whatever the rows look like.
 
-    Raises UserError when there is no text, or nothing to learn.
+    Raises UserError when there is no text, or nothing to learn, unless a task of another kind is wanted: what that one
+    needs is not known here.
     """
-    found_rows = list(islice(read_source(str(path), Path()), ROWS_LOOKED_AT))
-    rows = [row.fields for row in found_rows if row.problem is None]
-    bad = [f"{row.source}, line {row.line}: {row.problem}" for row in found_rows if row.problem is not None]
-    if not rows:
-        why = bad[0] if bad else "a data file needs rows below its header"
-        raise UserError(named(path), "holds no readable rows", why)
+    rows, bad = _rows(path)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = [
         _Column(name, tuple(row[name] for row in rows if row.get(name) not in (None, "")), len(rows)) for name in names
     ]
+    there = ", ".join(shown(name) for name in names)
     texts = _texts(columns)
-    if not texts:
-        there = ", ".join(shown(name) for name in names)
-        raise UserError(named(path), "has no column of texts", f"its columns: {there}")
     rest = [column for column in columns if column not in texts and not _is_identity(column)]
-    found = _target(rest)
-    if found is None and kind is not None and rest:
-        found = kind, min(rest, key=_rank), f"answer: {shown(min(rest, key=_rank).name)}, the likeliest"
-    if found is None:
-        there = ", ".join(shown(column.name) for column in columns)
-        why_not = "".join(f"; {reason}" for column in rest if (reason := _unfit(column)))
-        raise UserError(
-            named(path), "has no column that looks like a label or a number to learn", f"its columns: {there}{why_not}"
-        )
-    kind, target, why = found
-    options: dict[str, Any] = {"text": texts[0].name}
-    notes = [f"{len(rows)} rows looked at, columns {', '.join(shown(name) for name in names)}"]
-    if len(texts) == 2:
-        options["text_b"] = texts[1].name
-        notes.append(f"text: the pair {shown(texts[0].name)} and {shown(texts[1].name)}, by their names")
-    else:
-        notes.append(f"text: {shown(texts[0].name)}, {texts[0].words:.0f} words a row")
+    found = _target(rest, kind) or _likeliest(rest, kind)
+    own = None if kind in KINDS else kind
+    if not texts and own is None:
+        raise UserError(named(path), "has no column of texts", f"its columns: {there}")
+    if found is None and own is None:
+        reasons = "".join(f"; {reason}" for column in rest if (reason := _unfit(column)))
+        what = "has no column that looks like a label or a number to learn"
+        raise UserError(named(path), what, f"its columns: {there}{reasons}")
+    options: dict[str, Any] = {key: text.name for key, text in zip(("text", "text_b"), texts, strict=False)}
+    notes = [f"{len(rows)} rows looked at, columns {there}", *_seen(texts)]
     if bad:
         notes.append(f"{len(bad)} rows cannot be read; the first: {bad[0]}")
+    if found is None:
+        return Detection(len(rows), str(own), options, tuple(notes))
+    kind, target, why = found
     options["target" if kind == "regression" else "label"] = target.name
     if kind == "classification" and target.is_list:
         options["multi_label"] = True
-    notes.append(why)
-    return Detection(len(rows), kind, options, tuple(notes))
+    return Detection(len(rows), kind, options, (*notes, why))
+
+
+def _rows(path: Path) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """The first rows, and of those that cannot be read where each is and why."""
+    found = list(islice(read_source(str(path), Path()), ROWS_LOOKED_AT))
+    bad = [f"{named(row.source)}, line {row.line}: {row.problem}" for row in found if row.problem is not None]
+    if len(bad) == len(found):
+        raise UserError(named(path), "holds no readable rows", (*bad, "a data file needs rows below its header")[0])
+    return [row.fields for row in found if row.problem is None], bad
+
+
+def _seen(texts: Sequence[_Column]) -> list[str]:
+    """What is said of the texts."""
+    if len(texts) == 2:
+        return [f"text: the pair {shown(texts[0].name)} and {shown(texts[1].name)}, by their names"]
+    return [f"text: {shown(text.name)}, {text.words:.0f} words a row" for text in texts]
 
 
 def _texts(columns: Sequence[_Column]) -> list[_Column]:
@@ -182,8 +189,8 @@ def _counts_rows(column: _Column) -> bool:
     return len(numbers) > ORDINAL and all(after == before + 1 for before, after in pairwise(numbers))
 
 
-def _target(columns: Sequence[_Column]) -> tuple[str, _Column, str] | None:
-    """What to learn of which column, and why it was taken for that."""
+def _target(columns: Sequence[_Column], wanted: str | None) -> tuple[str, _Column, str] | None:
+    """What to learn of which column, and why it was taken for that. No names are taken where numbers are wanted."""
     for column in sorted((column for column in columns if column.is_filled), key=_rank):
         name = shown(column.name)
         if column.is_list:
@@ -201,9 +208,20 @@ def _target(columns: Sequence[_Column]) -> tuple[str, _Column, str] | None:
                 return "regression", column, why
             continue
         names = not column.has_commas and all(isinstance(value, str | bool) for value in column.values)
-        if names and 2 <= column.different <= _most(column):
+        if names and wanted != "regression" and 2 <= column.different <= _most(column):
             return "classification", column, f"label: {name} has {column.different} different values"
     return None
+
+
+def _likeliest(columns: Sequence[_Column], wanted: str | None) -> tuple[str, _Column, str] | None:
+    """The column to take for a task that is wanted although none looks fit for it."""
+    if wanted is None or not columns:
+        return None
+    numbers = [column for column in columns if column.is_number or column.has_commas]
+    column = min((wanted == "regression" and numbers) or columns, key=_rank)
+    why = f"answer: {shown(column.name)}, the likeliest of those that are left"
+    reason = _unfit(column, wanted)
+    return wanted, column, f"{why}; {reason}" if reason else why
 
 
 def _rank(column: _Column) -> tuple[bool, bool, bool]:
@@ -212,7 +230,7 @@ def _rank(column: _Column) -> tuple[bool, bool, bool]:
     return not column.called(LABEL_NAMES), not column.called(SCORE_NAMES), unique
 
 
-def _unfit(column: _Column) -> str:
+def _unfit(column: _Column, wanted: str | None = None) -> str:
     """Why a column cannot be an answer, where that can be said."""
     name = shown(column.name)
     if not column.is_filled:
@@ -221,7 +239,9 @@ def _unfit(column: _Column) -> str:
         return f"{name} always holds {shown(column.values[0])}"
     if column.has_commas:
         return f"{name} holds numbers with commas, write them like 1234.5"
-    if all(isinstance(value, str) for value in column.values):
+    if wanted == "regression" and not column.is_number:
+        return f"{name} holds no numbers"
+    if column.different > _most(column) and all(isinstance(value, str) for value in column.values):
         return f"{name} has {column.different} different values in {len(column.values)} rows, too many for labels"
     return ""
 

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,8 @@ def _json(path: Path, name: str) -> Iterator[RawRow]:
     with _open(path) as file:
         try:
             found = json.loads(file.read().removeprefix(BOM))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}, line {_line_of_bytes(path)}", "is not UTF-8", AS_UTF8) from error
         except (ValueError, RecursionError) as error:
             raise UserError(name, f"is not JSON ({error})", "a file of one object a line ends in .jsonl") from error
         except UNREADABLE as error:
@@ -219,8 +222,10 @@ def _line_of_bytes(path: Path) -> int:
 def _cells(rows: Any, header: list[str], name: str) -> Iterator[RawRow]:
     if not header:
         raise UserError(f"{name}, line 1", "is blank", "the first line names the columns")
-    if len(set(header)) < len(header):
-        raise UserError(f"{name}, line 1", "names a column twice", "give each column a name of its own")
+    twice = next((column for column, count in Counter(header).items() if count > 1), None)
+    if twice is not None:
+        found = f"names the column {shown(twice)} twice"
+        raise UserError(f"{name}, line 1", found, "give each column a name of its own")
     while True:
         line = rows.line_num + 1
         try:

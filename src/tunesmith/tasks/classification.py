@@ -248,7 +248,10 @@ class Classification(Options):
 
 
 def _name(value: Any, column: str) -> str:
-    """A label's name: text without outer spaces, a whole number, or true/false."""
+    """A label's name: text as it stands, without outer spaces; values as JSON writes them, whole numbers without point.
+
+    So 1.0 is called 1 and True true, but the texts "1.0" and "True", such as cells of a CSV file, keep their names.
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
