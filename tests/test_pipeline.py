@@ -470,6 +470,26 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_is_read(setting: 
     assert said in str(error.value)
 
 
+NARROW = """
+from tunesmith.contracts import Family
+from tunesmith.tasks.classification import Classification
+
+class Narrow(Classification):
+    families = frozenset({Family.ENCODER})
+"""
+
+
+def test_a_task_refuses_a_family_before_weights_or_rows_are_read(
+    house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "narrow_task.py").write_text(NARROW)
+    monkeypatch.syspath_prepend(tmp_path)
+    base = shutil.copytree(house / "gpt2", tmp_path / "gpt2")
+    whole = recipe(house, model=str(base), task={"kind": "narrow_task:Narrow"}, data="no_such_file.csv")
+    with pytest.raises(UserError, match="task: cannot use decoder models such as gpt2; choose another model"):
+        api.run(whole, folder=tmp_path / "run")
+
+
 @pytest.mark.parametrize("number", ["1e308", "9" * 400, "1e400", "-1e200"])
 def test_a_number_that_no_float_can_square_is_a_bad_row(number: str, house: Path, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"

@@ -9,7 +9,7 @@ import torch
 
 from tiny import model_folder
 from tunesmith.adapt import METHODS
-from tunesmith.batch import Column, Encoded, Padding, encoded
+from tunesmith.batch import Encoded, Padding, encoded, padding_for
 from tunesmith.contracts import Adapted, Family, Foundation, Method, Record, Task
 from tunesmith.select.foundation import fit_tokenizer, open_foundation
 from tunesmith.select.load import load_model
@@ -68,9 +68,9 @@ def bench(folder: Path, family_kind: str, task_kind: str, method_kind: str, **mo
     adapted = method.adapt(loaded.model, foundation.family, loaded.head, 1)
     task = task.suit(adapted.model)
     data = encoded(task.encode(records, foundation.tokenizer, 64))
-    columns = {"input_ids": Column(foundation.tokenizer.pad_token_id), "token_type_ids": Column(0), **task.columns()}
-    positions = foundation.family is Family.DECODER
-    return Bench(foundation, task, method, records, data, Padding(columns, positions=positions), adapted)
+    pad, positions = foundation.tokenizer.pad_token_id, foundation.family is Family.DECODER
+    padding = padding_for(task.columns(), pad, positions=positions)
+    return Bench(foundation, task, method, records, data, padding, adapted)
 
 
 def left(padding: Padding) -> Padding:
