@@ -3,12 +3,13 @@
 `python docs/generate.py` makes them anew; `--check` changes nothing and fails when one is out of date.
 """
 
+import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import yaml
@@ -39,6 +40,10 @@ def kind_of(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         of = kind_of(parts[0])
         return f"list of {of}" if parts[-1] is Ellipsis else f"list of {len(parts)}: {of}"
+    if get_origin(annotation) is Mapping:
+        return "keys and values"
+    if get_origin(annotation) is Annotated:
+        return kind_of(parts[0])
     return "section"
 
 
@@ -66,6 +71,8 @@ def default(field: FieldInfo) -> str:
         return f"`{kind}`" if kind in METHODS else "see below"
     if isinstance(value, float):
         return f"`{value:g}`"
+    if isinstance(value, str) and "\n" in value:
+        return f"`{json.dumps(value)}`"  # on one line, and YAML all the same
     text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True)
     return f"`{text.removesuffix('...' + chr(10)).strip()}`"
 
@@ -73,13 +80,24 @@ def default(field: FieldInfo) -> str:
 def table(options: type[Options], *, without: Iterable[str] = ()) -> str:
     """The keys of a section: what may stand there, what stands there when nothing is said, and what it does."""
     lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    for name, field in options.model_fields.items():
-        if name not in without:
-            value = ", ".join(filter(None, (kind_of(field.annotation), limits(field))))
-            meaning = re.sub(r"\bNone\b", "`null`", field.description or first_line(field.annotation))
-            cells = (f"`{field.alias or name}`", value, default(field), meaning)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    for name, field in keys(options, without):
+        value = ", ".join(filter(None, (kind_of(field.annotation), limits(field))))
+        meaning = re.sub(r"\bNone\b", "`null`", field.description or first_line(field.annotation))
+        cells = (f"`{name}`", value, default(field), meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def keys(options: type[Options], without: Iterable[str] = ()) -> Iterator[tuple[str, FieldInfo]]:
+    """Each key with its field; the keys of a section inside a section with a dot (`decoding.beams`)."""
+    for field_name, field in options.model_fields.items():
+        name, inner = field.alias or field_name, field.annotation
+        if field_name in without:
+            continue
+        if options is not Recipe and isinstance(inner, type) and issubclass(inner, Options):
+            yield from ((f"{name}.{key}", value) for key, value in keys(inner))
+        else:
+            yield name, field
 
 
 def first_line(part: Any) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.contracts import Card, Corpus, Family, Finding, Ledger, Record, Step, Task
+from tunesmith.batch import Encoded, Ragged
+from tunesmith.contracts import Card, Corpus, Family, Finding, Ledger, Outputs, Record, Step, Task
 from tunesmith.evaluate.judge import judge
 from tunesmith.evaluate.lines import prediction_line
 from tunesmith.evaluate.metrics import measure
@@ -79,15 +80,17 @@ def finished(
     run.write_json("audit.json", audit)
     counts = {"total": 22_713_216, "trainable": 1_234_567, "head": ["classifier"], "notes": [note], "method": {}}
     run.write_json("parameters.json", counts)
-    outputs = logits(learned, splits["test"])
+    outputs = given(logits(learned, splits["test"]))
     predictions = learned.predictions(outputs, splits["test"])
     if not bare:
         journal(run, learned, measure(predictions, learned.metrics))
     options = EvaluateOptions(resamples=100, baselines=not bare)
     run.write_json("evaluation.json", judge(predictions, learned, splits=splits, split="test", options=options, seed=0))
     lines = [
-        prediction_line(predictions, place, record, learned.answer(outputs[place]))
-        for place, record in enumerate(splits["test"])
+        prediction_line(predictions, place, record, answer)
+        for place, (record, answer) in enumerate(
+            zip(splits["test"], learned.answers(outputs, splits["test"]), strict=True)
+        )
     ]
     run.predictions.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in lines), encoding="utf-8")
     parity = {"rows": 30, "max_difference": 1.5e-6}
@@ -97,10 +100,16 @@ def finished(
     return folder
 
 
+def given(values: Any) -> Outputs:
+    """Outputs of rows that were one example each."""
+    ids = {"input_ids": Ragged(np.zeros(0, np.int32), np.zeros(len(values) + 1, np.int64))}
+    return Outputs(list(values), Encoded(ids, np.arange(len(values)), np.zeros(len(values), np.int64)))
+
+
 def logits(task: Task, records: Sequence[Record]) -> Any:
     """Outputs that are right on four rows of five, more or less sure."""
     generator = np.random.default_rng(5)
-    gold = task.predictions(np.zeros((len(records), len(task.head()["id2label"]))), records).gold
+    gold = task.gold(records).gold
     wrong = np.arange(len(records)) % 5 == 0
     if task.head()["problem_type"] == "regression":
         return (gold - np.mean(gold, axis=0)) / np.std(gold, axis=0) + generator.normal(0, 0.3, gold.shape)

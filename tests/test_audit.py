@@ -11,6 +11,7 @@ from tunesmith.contracts import Corpus, Finding, Ledger, Record
 from tunesmith.prepare.audit import CHECKS, SHOWN, audit, picture
 from tunesmith.prepare.corpus import read_corpus
 from tunesmith.prepare.options import DataOptions
+from tunesmith.tasks import TASKS
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.regression import Regression
 
@@ -32,8 +33,11 @@ def with_rows(**more: Sequence[Row]) -> dict[str, list[Record]]:
     return {split: records(split, [*rows, *more.get(split, ())]) for split, rows in CLEAN.items()}
 
 
-def found(check: str, splits: Mapping[str, Sequence[Record]]) -> list[Finding]:
-    return list(CHECKS.load(check)(splits, Classification(labels=("x", "y"))))
+ONE, SEVERAL = Classification(labels=("x", "y")), Classification(labels=("x", "y"), multi_label=True)
+
+
+def found(check: str, splits: Mapping[str, Sequence[Record]], task: Any = ONE) -> list[Finding]:
+    return list(CHECKS.load(check)(splits, task))
 
 
 def corpus(splits: Mapping[str, Sequence[Record]]) -> Corpus:
@@ -133,7 +137,7 @@ def scored(*numbers: float) -> dict[str, list[Record]]:
     [
         (Regression(text="text", target="3.5"), scored(1.0, 2.0), "'3.5'"),
         (Regression(text="what they said to us", target="score"), scored(1.0, 2.0), "'what they said to us'"),
-        (Classification(label="y,x", multi_label=True), {"train": records("train", [("a", ("x", "y"))])}, "'y,x'"),
+        (SEVERAL.model_copy(update={"label": "y,x"}), {"train": records("train", [("a", ("x", "y"))])}, "'y,x'"),
     ],
 )
 def test_a_row_where_the_names_of_the_columns_belong_is_found(task: Any, splits: Any, odd: str) -> None:
@@ -144,7 +148,7 @@ def test_a_row_where_the_names_of_the_columns_belong_is_found(task: Any, splits:
 def test_names_that_are_no_row_are_none() -> None:
     assert list(CHECKS.load("header")(scored(1.0), Regression(text="1", target="score"))) == []
     several = {"train": records("train", [("a", ("x", "y"))])}
-    assert list(CHECKS.load("header")(several, Classification(label="x,z", multi_label=True))) == []
+    assert list(CHECKS.load("header")(several, SEVERAL.model_copy(update={"label": "x,z"}))) == []
 
 
 def test_very_uneven_labels_are_found(tmp_path: Path) -> None:
@@ -156,12 +160,12 @@ def test_very_uneven_labels_are_found(tmp_path: Path) -> None:
 
 
 def test_numbers_have_no_balance_of_labels() -> None:
-    assert found("balance", {"train": records("train", [("a", (1.0,)), ("b", (2.0,))])}) == []
+    assert found("balance", scored(1.0, 2.0), Regression()) == []
 
 
 def test_several_labels_a_row_are_counted_one_by_one() -> None:
     rows: list[Row] = [(f"row {n}", ("x", "y") if n < 4 else ("x",)) for n in range(9)]
-    [finding] = found("balance", {"train": records("train", rows)})
+    [finding] = found("balance", {"train": records("train", rows)}, SEVERAL)
     assert finding.message == "1 labels have fewer than 5 training rows: y"
 
 
@@ -228,3 +232,120 @@ def test_a_picture_counts_labels_and_spreads_numbers(tmp_path: Path) -> None:
     rows = {"train": 3}
     made = Corpus(Regression(), {"train": numbers}, Ledger(rows, rows), (), {}, "print")
     assert picture(made)["train"] == {"rows": 3, "balance": None, "targets": {"min": 1.0, "mean": 3.0, "max": 6.0}}
+
+
+ALIKE: Mapping[str, Any] = {"question": "is it red", "context": "the kettle is red", "choices": ["yes", "no"]}
+ROWS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "ner": (
+        {"text": "text"},
+        [{"text": f"row {n}: [[THING|lamp]] and [[thing|kettle]] by [[PLACE|Bath]]"} for n in range(12)],
+    ),
+    "span_qa": ({}, [{**ALIKE, "question": f"what {n}", "answers": ["red"] if n % 2 else []} for n in range(12)]),
+    "chat": ({}, [{"prompt": f"and {n}?", "completion": ["yes", "Yes", "no"][n % 3]} for n in range(12)]),
+    "generation": ({}, [{"source": f"row {n}", "target": ["yes", "Yes", "no"][n % 3]} for n in range(12)]),
+    "language": ({}, [{"text": f"once upon {n} times"} for n in range(12)]),
+    "preference": ({}, [{"prompt": f"and {n}?", "chosen": "yes", "rejected": f"no {n}"} for n in range(12)]),
+    "multiple_choice": ({}, [{**ALIKE, "question": f"is it {n}", "answer": int(n > 10)} for n in range(12)]),
+}
+"""Options of a task and clean rows for it, whose targets are of every shape there is."""
+
+
+def learned(kind: str, more: Sequence[Mapping[str, Any]] = (), **options: Any) -> tuple[Any, dict[str, list[Record]]]:
+    """A task and its training rows, as a corpus has them; `more` is appended."""
+    given, rows = ROWS[kind]
+    task = TASKS.load(kind)(**{**given, **options})
+    made = [Record(n, "f", n + 1, *task.read(row)) for n, row in enumerate([*rows, *more])]
+    return task.learn(made), {"train": made}
+
+
+def told(kind: str, more: Sequence[Mapping[str, Any]] = (), **options: Any) -> dict[str, tuple[str, int]]:
+    """What every check says, and of how many."""
+    task, splits = learned(kind, more, **options)
+    return {f.check: (f"{f.severity}: {f.message}", f.count) for name in CHECKS for f in found(name, splits, task)}
+
+
+def test_every_other_task_has_rows_here() -> None:
+    assert {*ROWS, "classification", "regression"} == set(TASKS)
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_clean_rows_of_any_task_bring_nothing_but_what_is_planted(kind: str) -> None:
+    planted = {
+        "ner": {"spellings": ("warning: labels differ only by case or space: 'THING' and 'thing'", 1)},
+        "preference": {"constant": ("warning: 'chosen' is the same in every training row", 12)},
+        "span_qa": {"constant": ("warning: 'context' is the same in every training row", 12)},
+    }
+    assert told(kind) == planted.get(kind, {})
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_rows_of_any_task_that_come_again_are_repeats_and_no_conflict(kind: str) -> None:
+    again = told(kind, ROWS[kind][1][:2])
+    assert again["repeats"] == ("warning: 2 of 14 train rows repeat an earlier one exactly", 2)
+    assert "conflicts" not in again
+
+
+@pytest.mark.parametrize("form", ["a name", ["a list"], {"a": "dict"}])
+def test_targets_of_any_kind_are_compared(form: Any) -> None:
+    splits = {
+        "train": [Record(0, "f", 1, {"text": "a"}, "x"), *(Record(n, "f", n, {"text": "b"}, form) for n in (1, 2))]
+    }
+    assert [finding.count for finding in found("repeats", splits)] == [1]
+    assert found("conflicts", splits) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("ner", {"text": "row 0: lamp and kettle by [[PLACE|Bath]]"}),
+        ("ner", {"text": "row 0: lamp and kettle by Bath"}),
+        ("span_qa", {**ALIKE, "question": "what 0", "answers": ["kettle"]}),
+        ("span_qa", {**ALIKE, "question": "what 1", "answers": []}),
+        ("multiple_choice", {**ALIKE, "question": "is it 0", "answer": "no"}),
+    ],
+)
+def test_another_answer_to_the_same_row_is_a_conflict(kind: str, other: Mapping[str, Any]) -> None:
+    assert told(kind, [other])["conflicts"] == ("warning: 1 rows have the text of another row but another target", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [("chat", {"prompt": "and 0?", "completion": "maybe"}), ("generation", {"source": "row 0", "target": "maybe"})],
+)
+def test_another_text_for_the_same_row_is_only_remarked(kind: str, other: Mapping[str, Any]) -> None:
+    assert told(kind, [other]) == {"conflicts": ("info: 1 rows have the text of another row but another right text", 1)}
+
+
+def test_entities_are_counted_by_span() -> None:
+    more = [{"text": f"in {n} [[CITY|Bath]] or [[CITY|York]]"} for n in range(2)]
+    message, count = told("ner", more)["balance"]
+    assert (message, count) == ("warning: 1 labels have fewer than 5 training spans: CITY", 1)
+    many = [{"text": f"on {n}: " + "[[CITY|Bath]] " * 11} for n in range(11)]
+    assert told("ner", many)["balance"] == ("warning: 'CITY' has 121 training spans and 'PLACE' 12", 121)
+
+
+def test_a_broken_character_is_found_in_a_text_that_was_written() -> None:
+    assert told("chat", [{"prompt": "and", "completion": "caf\ufffd"}])["characters"][1] == 1
+    assert told("generation", [{"source": "and", "target": ["fine", "b\x07d"]}])["characters"][1] == 1
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_columns_of_any_task_that_are_called_as_usual_are_no_row(kind: str) -> None:
+    assert "header" not in told(kind)
+
+
+def test_columns_that_are_called_like_a_text_are_a_row_for_any_task() -> None:
+    odd = "the red kettle arrived broken"
+    rows = [{odd: f"row {n}", "short": "yes"} for n in range(4)]
+    task = TASKS.load("generation")(source=odd, target="short")
+    made = [Record(n, "f", n, *task.read(row)) for n, row in enumerate(rows)]
+    [finding] = found("header", {"train": made}, task)
+    assert finding.message == f"'{odd}': is the line that names the columns missing?"
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_picture_shows_the_labels_of_spans_and_takes_no_text_for_a_label(kind: str) -> None:
+    task, splits = learned(kind)
+    made = Corpus(task, splits, Ledger({"f": 12}, {"train": 12}), (), {}, "print")
+    balance = {"ner": {"THING": 12, "thing": 12, "PLACE": 12}, "multiple_choice": {}}
+    assert picture(made)["train"] == {"rows": 12, "balance": balance.get(kind), "targets": None}

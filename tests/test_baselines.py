@@ -1,6 +1,8 @@
 """The simple models: those of scikit-learn, at work on any rows, and blind to what they are asked."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
-from tunesmith.contracts import Predictions
+from tunesmith.contracts import Predictions, objects
 from tunesmith.evaluate import BASELINES, METRICS
 from tunesmith.tasks import TASKS
 
@@ -210,8 +212,103 @@ def test_texts_without_words_get_the_most_likely_answer() -> None:
     assert asked("tfidf_ridge", ["", "", ""], [[1.0], [2.0], [6.0]], ["the"]).answers.tolist() == [[pytest.approx(3)]]
 
 
+def texts_of(*gold: Sequence[str]) -> Predictions:
+    """Right texts, one or several a row."""
+    rows = objects([tuple(right) for right in gold])
+    return Predictions(np.arange(len(gold)), rows, objects([()] * len(gold)), None, (), "texts", {"nll": np.ones(2)})
+
+
+def spans_of(*gold: Sequence[tuple[int, int, str]]) -> Predictions:
+    rows = objects([tuple(spans) for spans in gold])
+    return Predictions(np.arange(len(gold)), rows, objects([()] * len(gold)), None, ("PLACE", "THING"), "spans")
+
+
+def test_no_answer_never_gives_one() -> None:
+    found = baseline("no_answer")(["a"], texts_of(["kettle"]), ["b", "c"], texts_of(["lamp"], [""]))
+    assert found.answers.tolist() == [("",), ("",)]
+    assert found.gold.tolist() == [("lamp",), ("",)]
+    assert METRICS.load("answer_exact")(found) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("right", "beginning"),
+    [
+        ([["one two"], ["one two three", "another that does not count"], ["one two three four"]], "the lamp is"),
+        ([["one"], ["one two three"]], "the lamp"),
+        ([["中文"]], "the"),
+        ([[""], [""]], "the"),
+        ([["so many words"] * 2] * 3 + [["w " * 50]], "the lamp is"),
+    ],
+)
+def test_copy_gives_as_many_words_of_the_text_as_the_middle_right_text_has(
+    right: list[list[str]], beginning: str
+) -> None:
+    known_texts = texts_of(*right)
+    found = baseline("copy")(["x"] * len(right), known_texts, ["the  lamp\nis late", "so", ""], texts_of("abc"))
+    assert found.answers.tolist() == [(beginning,), ("so",), ("",)]
+
+
+def test_nearest_text_gives_the_first_right_text_of_the_training_row_that_is_most_alike() -> None:
+    texts = ["where is my parcel", "the lamp is broken", "good morning"]
+    right = texts_of(["on its way", "soon"], ["a new one comes"], ["hello"])
+    new = ["the red lamp is broken", "my parcel never came", "morning", "unheard of"]
+    found = baseline("nearest_text")(texts, right, new, texts_of("abcd"))
+    assert found.answers.tolist() == [("a new one comes",), ("on its way",), ("hello",), ("on its way",)]
+
+
+def test_phrase_lookup_finds_the_phrases_of_the_training_rows_with_their_most_frequent_label() -> None:
+    texts = ["the red kettle in Bath", "Bath is nice", "a red kettle", "we met in Bath", "red paint", "red wine"]
+    gold = spans_of(
+        [(4, 14, "THING"), (18, 22, "PLACE")],
+        [(0, 4, "THING")],
+        [(2, 12, "THING")],
+        [(10, 14, "PLACE")],
+        [(0, 3, "THING")],
+        [],
+    )
+    found = baseline("phrase_lookup")(texts, gold, ["Bath  has a red kettle", "a red lamp", ""], spans_of([], [], []))
+    assert found.answers.tolist() == [((0, 4, "PLACE"), (12, 22, "THING")), (), ()]
+    assert METRICS.load("entity_f1")(replace(found, gold=found.answers)) == 1.0
+
+
+def test_phrase_lookup_takes_the_longest_phrase_and_only_what_is_an_entity_in_half_of_its_rows() -> None:
+    texts = ["New York", "York", "May", "May I", "May we"]
+    gold = spans_of([(0, 8, "PLACE")], [(0, 4, "PLACE")], [(0, 3, "THING")], [], [])
+    found = baseline("phrase_lookup")(texts, gold, ["old New York and York in May"], spans_of([]))
+    assert found.answers.tolist() == [((4, 12, "PLACE"), (17, 21, "PLACE"))]
+
+
+def test_phrase_lookup_finds_nothing_where_training_rows_have_no_entity() -> None:
+    found = baseline("phrase_lookup")(["a", ""], spans_of([], []), ["a b", ""], spans_of([], []))
+    assert found.answers.tolist() == [(), ()]
+
+
+@pytest.mark.parametrize("name", ["no_answer", "copy", "nearest_text"])
+def test_a_simple_model_of_texts_sees_neither_what_is_right_nor_how_sure_the_tuned_one_was(name: str) -> None:
+    texts, right = ["where is it", "it broke"], texts_of(["soon"], ["a new one"])
+    found, other = (baseline(name)(texts, right, ["it is where", "x"], texts_of([gold], [gold])) for gold in "pq")
+    assert found.answers.tolist() == other.answers.tolist()
+    assert found.extras == {}
+    assert math.isnan(METRICS.load("reply_nll")(found))
+
+
+@pytest.mark.parametrize("name", ["no_answer", "copy", "nearest_text"])
+def test_a_simple_model_of_texts_answers_texts_without_words(name: str) -> None:
+    found = baseline(name)(["", " "], texts_of(["!"], ["?"]), ["", "…", "新"], texts_of("abc"))
+    assert [len(answers) for answers in found.answers] == [1, 1, 1]
+    assert all(isinstance(answers[0], str) for answers in found.answers)
+
+
+WITHOUT = {
+    "language": "nothing simple gives a text a likelihood that can be compared over tokenizers",
+    "preference": "which of two replies people like better is no text or label to look up",
+}
+"""Tasks that have no simple model, and why: they are judged beside the untuned model or against chance."""
+
+
 @pytest.mark.parametrize("kind", list(TASKS))
 def test_every_task_names_baselines_that_are_there(kind: str) -> None:
     task = TASKS.load(kind)()
-    assert len(task.baselines) == 2
+    assert (not task.baselines) == (kind in WITHOUT), WITHOUT.get(kind, "a task without a simple model says why here")
     assert all(callable(BASELINES.load(name)) for name in task.baselines)
+    assert all(callable(METRICS.load(name)) for name in task.metrics)

@@ -648,7 +648,8 @@ def test_show_gives_a_row_as_the_model_sees_it(trained, monkeypatch, capsys):
     assert main(["show", "tickets.csv", "--row", "1", "--model", "tiny", "--json"]) == 0
     view = json.loads(capsys.readouterr().out)
     assert (view["inputs"], view["target"]) == ({"text": "money now please 1"}, "b")
-    assert "".join(token["text"] for token in view["tokens"]).count("money") == 1
+    (sequence,) = view["sequences"]
+    assert "".join(token["text"] for token in sequence["tokens"]).count("money") == 1
     assert main(["show", "runs/tickets", "--row", "999"]) == 2
     assert "--row: train has no row 999" in capsys.readouterr().err
 

@@ -18,7 +18,8 @@ from tunesmith import commit
 from tunesmith.contracts import Task
 from tunesmith.deploy.card import inert, model_card
 from tunesmith.deploy.export import export
-from tunesmith.deploy.parcel import Golden, Parcel
+from tunesmith.deploy.parcel import Parcel
+from tunesmith.deploy.parity import golden
 from tunesmith.deploy.predictor import Predictor
 from tunesmith.errors import CheckFailed, UserError
 from tunesmith.forward import Inference, all_outputs
@@ -55,7 +56,6 @@ def parcel(one: Bench, task_kind: str) -> Parcel:
     for _ in steps(one.state(course), course):
         pass
     task = one.task.fold(one.adapted.model)
-    outputs = all_outputs(one.adapted.model, task, one.data, one.padding, Inference(CPU))
     spec = {**task.model_dump(mode="json"), "kind": task_kind}  # type: ignore[attr-defined]
     facts = {
         "name": "a run",
@@ -67,8 +67,8 @@ def parcel(one: Bench, task_kind: str) -> Parcel:
         "packages": {"torch": "2"},
         "recipe_sha256": "cd" * 32,
     }
-    golden = Golden(one.data, one.padding, outputs, one.records)
-    return Parcel(one.adapted.model, one.method, one.foundation, task, spec, 64, golden, facts)
+    kept = golden(one.adapted.model, task, one.data, one.padding, one.records)
+    return Parcel(one.adapted.model, one.method, one.foundation, task, spec, 64, kept, facts)
 
 
 def read_task(spec: Mapping[str, Any]) -> Task:
@@ -95,17 +95,18 @@ def test_an_artefact_gives_the_same_outputs_in_a_fresh_process_and_in_ours(
 ) -> None:
     one = bench(bases / family, family, task, method)
     made = parcel(one, task)
+    tuned = all_outputs(one.adapted.model, made.task, one.data, one.padding, Inference(CPU)).outputs
     artifact = export(kind, made, tmp_path / "artifact")
     assert artifact.parity["passed"]
     assert artifact.parity["rows"] == len(one.records)
     commit.verify(artifact.folder)
     predictor = opened(artifact.folder, bases / family)
     found = predictor.outputs(one.records)
-    assert np.abs(found - made.golden.outputs).max() < 1e-4
+    assert np.abs(np.stack(found.values) - np.stack(tuned.values)).max() < 1e-4
     answers = predictor.ask(
         [dict(zip(made.task.inputs, record.inputs.values(), strict=True)) for record in one.records]
     )
-    wanted = [made.task.answer(row) for row in made.golden.outputs]
+    wanted = made.task.answers(tuned, one.records)
     if task == "classification":
         assert [answer.value for answer in answers] == [answer.value for answer in wanted]
     else:
@@ -135,8 +136,8 @@ def test_an_artefact_that_answers_otherwise_does_not_leave(
     made = parcel(one, "classification")
     export("safetensors", made, tmp_path / "artifact", verify=False)
     before = (tmp_path / "artifact" / "model.safetensors").read_bytes()
-    shifted = made.golden.outputs.copy()
-    shifted[3] += 0.01
+    shifted = [{name: values.clone() for name, values in batch.items()} for batch in made.golden.outputs]
+    shifted[0]["logits"][3] += 0.01
     wrong = replace(made, golden=replace(made.golden, outputs=shifted))
     with pytest.raises(CheckFailed, match="specimen, line 4 differs by"):
         export("safetensors", wrong, tmp_path / "artifact")

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from tunesmith.cli.starter import look
 from tunesmith.errors import UserError
 from tunesmith.prepare.detect import ROWS_LOOKED_AT, Detection, detect
+from tunesmith.prepare.layouts import scheme_of
 from tunesmith.prepare.sources import read_source
+from tunesmith.recipe import load_recipe
 from tunesmith.tasks import TASKS
 
 Row = Callable[[int], dict[str, Any]]
@@ -294,3 +297,215 @@ def test_only_the_first_rows_are_looked_at(tmp_path: Path) -> None:
 
     found: Detection = detect(written(tmp_path, row, ROWS_LOOKED_AT + 5))
     assert (found.rows, found.notes[0]) == (ROWS_LOOKED_AT, "1000 rows looked at, columns 'text', 'label'")
+
+
+def messages(n: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text(n)}, {"role": "assistant", "content": f"so {n}"}]
+
+
+DECODER = "name a decoder such as a Llama or GPT folder for this task"
+KNOWN: dict[str, tuple[Row, str, dict[str, Any]]] = {
+    "words and tags": (
+        lambda n: {"id": str(n), "tokens": ["in", "New", "York"], "tags": ["O", "B-LOC", "I-LOC"]},
+        "ner",
+        {"tokens": "tokens", "tags": "tags"},
+    ),
+    "words and tags of the first scheme": (
+        lambda n: {"Tokens": ["in", "York"], "Tags": ["O", "I-LOC"]},
+        "ner",
+        {"tokens": "Tokens", "tags": "Tags", "scheme": "IOB1"},
+    ),
+    "a text and the places of its entities": (
+        lambda n: {"text": text(n), "spans": [{"start": 0, "end": 1, "label": "X"}] if n else []},
+        "ner",
+        {"text": "text", "spans": "spans"},
+    ),
+    "questions about a text": (
+        lambda n: {"question": text(n), "id": n, "context": text(n), "answers": {"text": ["few"], "start": [2]}},
+        "span_qa",
+        {"question": "question", "context": "context", "answers": "answers"},
+    ),
+    "questions about a text with answers as texts": (
+        lambda n: {"context": text(n), "question": text(n), "answers": ["words", "few"][: n % 3]},
+        "span_qa",
+        {"question": "question", "context": "context", "answers": "answers"},
+    ),
+    "messages": (lambda n: {"messages": messages(n)}, "chat", {"messages": "messages"}),
+    "messages of people and machines": (
+        lambda n: {"conversations": [{"from": "human", "value": text(n)}, {"from": "gpt", "value": f"so {n}"}]},
+        "chat",
+        {"messages": "conversations"},
+    ),
+    "instructions": (
+        lambda n: {"instruction": text(n), "input": "" if n % 2 else f"and {n}", "output": f"so be it {n}"},
+        "chat",
+        {"form": "alpaca", "prompt": "instruction", "reply": "output"},
+    ),
+    "prompts": (
+        lambda n: {"prompt": text(n), "completion": f"so be it {n}"},
+        "chat",
+        {"form": "prompt", "prompt": "prompt", "reply": "completion"},
+    ),
+    "preferences": (
+        lambda n: {"prompt": text(n), "chosen": f"good {n}", "rejected": f"bad {n}"},
+        "preference",
+        {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
+    ),
+    "choices": (
+        lambda n: {"question": text(n), "choices": ["yes", "no"], "answer": "AB"[n % 2]},
+        "multiple_choice",
+        {"question": "question", "choices": "choices", "answer": "answer"},
+    ),
+    "choices about a text": (
+        lambda n: {"context": text(n), "question": f"is it {n}", "choices": ["yes", "no"], "answer": n % 2},
+        "multiple_choice",
+        {"question": "question", "context": "context", "choices": "choices", "answer": "answer"},
+    ),
+    "texts from texts": (
+        lambda n: {"source": text(n), "target": f"{n} few"},
+        "generation",
+        {"source": "source", "target": "target"},
+    ),
+    "several texts from a text": (
+        lambda n: {"source": text(n), "targets": [f"{n} few", "some"]},
+        "generation",
+        {"source": "source", "target": "targets"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", KNOWN)
+def test_a_task_with_columns_of_its_own_is_known_by_them(layout: str, tmp_path: Path) -> None:
+    row, kind, options = KNOWN[layout]
+    found = detect(written(tmp_path, row))
+    assert (found.kind, found.options, found.rows) == (kind, options, 20)
+    task = TASKS.load(kind)(**found.options)
+    for raw in read_source("rows.jsonl", tmp_path):
+        inputs, target = task.read(raw.fields)
+        assert inputs
+        assert target is not None
+    if layout == "instructions":  # what is beside the instruction is asked, too
+        assert "and 0" in str(task.read(row(0))[0]["conversation"])
+
+
+@pytest.mark.parametrize("layout", KNOWN)
+def test_a_task_that_is_asked_for_finds_the_same_columns(layout: str, tmp_path: Path) -> None:
+    row, kind, options = KNOWN[layout]
+    found = detect(written(tmp_path, row), kind)
+    assert (found.kind, found.options) == (kind, options)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_task_that_is_asked_for_is_never_taken_for_another(layout: str, tmp_path: Path) -> None:
+    path = written(tmp_path, LAYOUTS[layout][0])
+    for kind in TASKS:
+        if kind not in ("classification", "regression"):
+            assert detect(path, kind).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("row", "text_column", "label"),
+    [
+        (lambda n: {"source": ["mail", "web"][n % 2], "target": n % 2, "text": text(n)}, "text", "target"),
+        (lambda n: {"source": text(n), "target": "ab"[n % 2]}, "source", "target"),
+        (lambda n: {"prompt": text(n), "completion": ["good", "bad"][n % 2]}, "prompt", "completion"),
+        (lambda n: {"tokens": text(n), "tags": "ab"[n % 2]}, "tokens", "tags"),
+        (lambda n: {"text": text(n), "messages": "ab"[n % 2]}, "text", "messages"),
+        (lambda n: {"question": text(n), "context": text(n), "label": "ab"[n % 2]}, "question", "label"),
+        (lambda n: {"text": f"the [[A|word]] {n}", "label": "ab"[n % 2]}, "text", "label"),
+    ],
+)
+def test_labels_in_columns_with_the_names_of_another_task_stay_labels(
+    tmp_path: Path, row: Row, text_column: str, label: str
+) -> None:
+    found = detect(written(tmp_path, row))
+    assert (found.kind, found.options) == ("classification", {"text": text_column, "label": label})
+
+
+def test_a_lone_text_is_learned_as_such_only_when_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "story.txt"
+    path.write_text("once upon a time\n\nthere was a kettle\n")
+    assert refusal(path).startswith("has no column that looks like a label or a number to learn")
+    found = detect(path, "language")
+    assert (found.kind, found.options, found.rows) == ("language", {"text": "text"}, 2)
+    found = detect(written(tmp_path, lambda n: {"id": n, "Inhalt": text(n) * 3, "label": "ab"[n % 2]}), "language")
+    assert found.options == {"text": "Inhalt"}
+    with pytest.raises(UserError, match="has no column of texts"):
+        detect(written(tmp_path, lambda n: {"id": n}), "language")
+
+
+def test_marks_in_a_text_are_entities_when_asked_for(tmp_path: Path) -> None:
+    def row(n: int) -> dict[str, Any]:
+        return {"text": text(n), "said": f"the [[THING|red lamp]] {n}" if n % 4 else "no more"}
+
+    found = detect(written(tmp_path, row), "ner")
+    assert (found.kind, found.options) == ("ner", {"text": "said"})
+    assert found.notes[-1] == "ner: 15 rows of 'said' hold marks like [[LABEL|words]]"
+    assert TASKS.load("ner")(**found.options).read(row(1))[1] == ((4, 12, "THING"),)
+
+
+def test_two_texts_of_any_names_are_taken_in_their_order_when_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, lambda n: {"id": n, "article": text(n) * 2, "summary": text(n)})
+    assert detect(path, "generation").options == {"source": "article", "target": "summary"}
+    assert detect(path, "chat").options == {"form": "pair", "prompt": "article", "reply": "summary"}
+
+
+def test_columns_that_are_not_there_are_left_to_be_named(tmp_path: Path) -> None:
+    found = detect(written(tmp_path, lambda n: {"asked": text(n), "good": f"a {n}", "bad": f"b {n}"}), "preference")
+    assert found.options == {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    assert found.notes[-1] == (
+        "preference usually has 'prompt', 'chosen', 'rejected', which are not here: name your columns under task"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "scheme"),
+    [
+        ([["O", "B-A", "I-A", "B-A"], ["B-B"]], "IOB2"),
+        ([["I-A", "I-A", "B-A", "I-A"], ["O", "I-B"]], "IOB1"),
+        ([["S-A", "O", "B-A", "E-A"]], "IOBES"),
+        ([["U-A", "B-A", "I-A", "L-A"]], "BILOU"),
+        ([["B-A", "I-B"]], "any"),
+        ([["O", "O"], []], "IOB2"),
+    ],
+)
+def test_tags_are_told_apart_by_what_opens_a_span(rows: list[list[str]], scheme: str) -> None:
+    assert scheme_of(rows) == scheme
+
+
+@pytest.mark.parametrize(
+    ("layout", "about"),
+    [
+        ("prompts", f"{DECODER}, or an encoder-decoder such as a T5 or BART"),
+        ("texts from texts", f"{DECODER}, or an encoder-decoder such as a T5 or BART"),
+        ("preferences", DECODER),
+    ],
+)
+def test_a_recipe_for_a_task_that_no_encoder_learns_says_that_another_model_is_needed(
+    tmp_path: Path, layout: str, about: str
+) -> None:
+    path = written(tmp_path, KNOWN[layout][0])
+    starter = look(path)
+    assert starter.notes[-1] == f"model: builtin:minilm is an encoder; {about}"
+    recipe = starter.text(tmp_path / "recipe.yaml")
+    assert f"\nmodel: builtin:minilm  # an encoder: {about}\n" in recipe
+    named = look(path, model="org/name")
+    assert all("encoder" not in note for note in named.notes)
+    assert "\nmodel: org/name  # a hub id such as" in named.text(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("layout", [*KNOWN, "usual names"])
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_recipe_of_every_layout_loads_and_names_its_columns(tmp_path: Path, layout: str, asked: bool) -> None:
+    row, kind, options = {**KNOWN, **LAYOUTS}[layout]
+    starter = look(written(tmp_path, row), task=kind if asked else None)
+    assert (starter.kind, starter.options) == (kind, options)
+    (tmp_path / "recipe.yaml").write_text(starter.text(tmp_path / "recipe.yaml"), encoding="utf-8")
+    task = load_recipe(tmp_path / "recipe.yaml").task
+    assert task == TASKS.load(kind)(**options)
+    assert ("encoder" in starter.notes[-1]) == (kind in ("chat", "generation", "preference"))
+
+
+@pytest.mark.parametrize("kind", ["ner", "multiple_choice", "span_qa", "language"])
+def test_a_task_that_an_encoder_learns_needs_no_other_model(tmp_path: Path, kind: str) -> None:
+    assert look(written(tmp_path, LAYOUTS["usual names"][0]), task=kind).missing is None

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from transformers import PreTrainedTokenizerBase
+from transformers import BertConfig, PreTrainedTokenizerBase
 
 from tiny import CONFIGURATIONS, WORDS, model_folder
 from tunesmith.batch import Encoded, Example, collate
-from tunesmith.contracts import Corpus, Ledger, Record, Task
+from tunesmith.contracts import Codec, Corpus, Family, Ledger, Record, Task
 from tunesmith.prepare import encode
 from tunesmith.prepare.corpus import read_corpus
 from tunesmith.prepare.encode import cache_key, encode_corpus, lengths
@@ -53,11 +53,13 @@ class Counted(Classification):
 
     calls: ClassVar[list[int]] = []
 
-    def encode(
-        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_tokens: int
-    ) -> Sequence[Example]:
+    def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
         self.calls.append(len(records))
-        return super().encode(records, tokenizer, max_tokens)
+        return super().encode(records, codec, max_tokens)
+
+
+def codec(tokenizer: PreTrainedTokenizerBase) -> Codec:
+    return Codec(tokenizer, Family.ENCODER, BertConfig())
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def made(texts: Sequence[Any], task: Task | None = None) -> Corpus:
 
 
 def ids(texts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, max_tokens: int = 64) -> list[list[int]]:
-    rows = encode_corpus(made(texts), tokenizer, max_tokens, cache=None, world=CPU)["train"]
+    rows = encode_corpus(made(texts), codec(tokenizer), max_tokens, cache=None, world=CPU)["train"]
     return [rows.columns["input_ids"][place].tolist() for place in range(len(texts))]
 
 
@@ -107,10 +109,10 @@ def test_encoded_rows_are_read_from_the_cache_the_second_time(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, calls: list[int]
 ) -> None:
     made = corpus(tmp_path)
-    plain = encode_corpus(made, tokenizer, 6, cache=None, world=CPU)
-    first = encode_corpus(made, tokenizer, 6, cache=tmp_path / "kept", world=CPU)
+    plain = encode_corpus(made, codec(tokenizer), 6, cache=None, world=CPU)
+    first = encode_corpus(made, codec(tokenizer), 6, cache=tmp_path / "kept", world=CPU)
     assert sorted(calls) == [1, 1, 5, 5]
-    again = encode_corpus(corpus(tmp_path), tokenizer, 6, cache=tmp_path / "kept", world=CPU)
+    again = encode_corpus(corpus(tmp_path), codec(tokenizer), 6, cache=tmp_path / "kept", world=CPU)
     assert len(calls) == 4
     assert_equal(plain, first)
     assert_equal(first, again)
@@ -121,19 +123,19 @@ def test_encoded_rows_are_read_from_the_cache_the_second_time(
 def test_numbers_come_back_from_the_cache_to_the_bit(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     lines = ["text,score", *(f"the lamp {n},{n / 7}" for n in range(9))]
     made = corpus(tmp_path, lines, task=Regression())
-    first, again = (encode_corpus(made, tokenizer, 16, cache=tmp_path / "kept", world=CPU) for _ in range(2))
+    first, again = (encode_corpus(made, codec(tokenizer), 16, cache=tmp_path / "kept", world=CPU) for _ in range(2))
     assert first["train"].columns["labels"].values.dtype == np.float64
     assert_equal(first, again)
-    assert_equal(first, encode_corpus(made, tokenizer, 16, cache=None, world=CPU))
+    assert_equal(first, encode_corpus(made, codec(tokenizer), 16, cache=None, world=CPU))
 
 
 def test_the_key_does_not_depend_on_what_the_tokenizer_did_before(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     made = corpus(tmp_path)
-    before = cache_key(made, tokenizer, 6)
+    before = cache_key(made, codec(tokenizer), 6)
     tokenizer(["the parcel is late and broken", "again"], truncation=True, max_length=4, padding=True)
-    assert cache_key(made, tokenizer, 6) == before
+    assert cache_key(made, codec(tokenizer), 6) == before
 
 
 def test_the_key_changes_with_everything_that_shapes_a_row(
@@ -143,10 +145,10 @@ def test_the_key_changes_with_everything_that_shapes_a_row(
 ) -> None:
     tokenizer = tokenizer_of("bert")
     made = corpus(tmp_path)
-    keys = {"first": cache_key(made, tokenizer, 32)}
+    keys = {"first": cache_key(made, codec(tokenizer), 32)}
 
     def note(name: str, changed: Corpus, other: PreTrainedTokenizerBase | None = None, most: int = 32) -> None:
-        keys[name] = cache_key(changed, other or tokenizer, most)
+        keys[name] = cache_key(changed, codec(other or tokenizer), most)
 
     note("max_tokens", made, most=31)
     note("a text", corpus(tmp_path, [*ROWS[:-1], "a lamp,thanks"]))
@@ -183,19 +185,19 @@ def test_the_key_changes_with_everything_that_shapes_a_row(
 
 
 def test_the_key_stays_when_only_unrelated_things_change(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    key = cache_key(corpus(tmp_path), tokenizer, 32)
-    assert cache_key(corpus(tmp_path, on_bad_row="skip", limit=100, cache=False), tokenizer, 32) == key
-    assert cache_key(corpus(tmp_path, max_tokens=9), tokenizer, 32) == key
+    key = cache_key(corpus(tmp_path), codec(tokenizer), 32)
+    assert cache_key(corpus(tmp_path, on_bad_row="skip", limit=100, cache=False), codec(tokenizer), 32) == key
+    assert cache_key(corpus(tmp_path, max_tokens=9), codec(tokenizer), 32) == key
     (tmp_path / "elsewhere").mkdir()
-    assert cache_key(corpus(tmp_path / "elsewhere"), tokenizer, 32) == key
+    assert cache_key(corpus(tmp_path / "elsewhere"), codec(tokenizer), 32) == key
 
 
 def test_other_rows_are_encoded_anew(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, calls: list[int]) -> None:
-    encode_corpus(corpus(tmp_path), tokenizer, 32, cache=tmp_path / "kept", world=CPU)
+    encode_corpus(corpus(tmp_path), codec(tokenizer), 32, cache=tmp_path / "kept", world=CPU)
     changed = corpus(tmp_path, [*ROWS[:-1], "a kettle,late"])
-    found = encode_corpus(changed, tokenizer, 32, cache=tmp_path / "kept", world=CPU)
+    found = encode_corpus(changed, codec(tokenizer), 32, cache=tmp_path / "kept", world=CPU)
     assert len(calls) == 4
-    assert_equal(found, encode_corpus(changed, tokenizer, 32, cache=None, world=CPU))
+    assert_equal(found, encode_corpus(changed, codec(tokenizer), 32, cache=None, world=CPU))
 
 
 def flip(folder: Path) -> None:
@@ -223,12 +225,12 @@ def test_a_damaged_cache_is_made_again_and_not_trusted(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, calls: list[int], damage: Callable[[Path], None]
 ) -> None:
     made = corpus(tmp_path)
-    first = encode_corpus(made, tokenizer, 32, cache=tmp_path / "kept", world=CPU)
+    first = encode_corpus(made, codec(tokenizer), 32, cache=tmp_path / "kept", world=CPU)
     damage(next((tmp_path / "kept").iterdir()))
-    again = encode_corpus(made, tokenizer, 32, cache=tmp_path / "kept", world=CPU)
+    again = encode_corpus(made, codec(tokenizer), 32, cache=tmp_path / "kept", world=CPU)
     assert len(calls) == 4
     assert_equal(first, again)
-    encode_corpus(made, tokenizer, 32, cache=tmp_path / "kept", world=CPU)
+    encode_corpus(made, codec(tokenizer), 32, cache=tmp_path / "kept", world=CPU)
     assert len(calls) == 4
 
 
@@ -236,16 +238,16 @@ def test_rows_are_the_same_in_one_chunk_or_many(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [" ".join(WORDS[: 1 + n % 9]) for n in range(25)]
-    whole = encode_corpus(made(texts), tokenizer, 8, cache=None, world=CPU)
+    whole = encode_corpus(made(texts), codec(tokenizer), 8, cache=None, world=CPU)
     monkeypatch.setattr(encode, "CHUNK", 7)
-    parts = encode_corpus(made(texts), tokenizer, 8, cache=None, world=CPU)
+    parts = encode_corpus(made(texts), codec(tokenizer), 8, cache=None, world=CPU)
     assert len(parts["train"]) == 25
     assert_equal(whole, parts)
 
 
 def test_what_does_not_fit_is_cut_and_counted_exactly(tokenizer: PreTrainedTokenizerBase) -> None:
     texts = [" ".join(WORDS[:count]) for count in (2, 4, 5, 10)]  # a token a word, and [CLS] and [SEP]
-    rows = encode_corpus(made(texts), tokenizer, 6, cache=None, world=CPU)
+    rows = encode_corpus(made(texts), codec(tokenizer), 6, cache=None, world=CPU)
     assert rows["train"].lengths.tolist() == [4, 6, 6, 6]
     assert rows["train"].cut.tolist() == [0, 0, 1, 6]
     found = lengths(rows)["train"]
@@ -259,7 +261,7 @@ def test_what_does_not_fit_is_cut_and_counted_exactly(tokenizer: PreTrainedToken
 def test_of_a_pair_the_longer_text_is_cut_first(tokenizer: PreTrainedTokenizerBase) -> None:
     pair = (" ".join(WORDS[:9]), " ".join(WORDS[9:12]))
     task = Classification(text_b="text_b")
-    rows = encode_corpus(made([pair, ("good", "morning")], task), tokenizer, 11, cache=None, world=CPU)["train"]
+    rows = encode_corpus(made([pair, ("good", "morning")], task), codec(tokenizer), 11, cache=None, world=CPU)["train"]
     words = {word: tokenizer.convert_tokens_to_ids(word) for word in WORDS}
     sep, start = tokenizer.sep_token_id, tokenizer.cls_token_id
     kept = [start, *(words[w] for w in WORDS[:5]), sep, *(words[w] for w in WORDS[9:12]), sep]
@@ -319,7 +321,7 @@ def test_the_side_of_padding_does_not_change_what_a_row_holds(
     for side in ("left", "right"):
         tokenizer = tokenizer_of(kind)
         tokenizer.padding_side = side
-        found[side] = encode_corpus(made(texts), tokenizer, 10, cache=None, world=CPU)
+        found[side] = encode_corpus(made(texts), codec(tokenizer), 10, cache=None, world=CPU)
     assert_equal(found["left"], found["right"])
     assert found["left"]["train"].cut.tolist()[0::2] == [0, 0]
     assert found["left"]["train"].cut[1] > 0

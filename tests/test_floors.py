@@ -16,11 +16,25 @@ SOURCE = ROOT / "src" / "tunesmith"
 ROOMS = {"tasks", "select", "prepare", "adapt", "train", "evaluate", "deploy", "report"}
 FLOORS: dict[str, int] = {
     **dict.fromkeys(
-        ("batch", "catalog", "commit", "contracts", "errors", "figures", "forward", "options", "quiet", "world"), 0
+        (
+            "batch",
+            "catalog",
+            "commit",
+            "contracts",
+            "errors",
+            "figures",
+            "forward",
+            "generate",
+            "options",
+            "quiet",
+            "seeds",
+            "world",
+        ),
+        0,
     ),
     **dict.fromkeys(ROOMS, 1),
     **dict.fromkeys(("recipe", "recipe_errors", "recipe_parts", "recipe_schema", "recipe_yaml", "run"), 2),
-    **dict.fromkeys(("api", "pipeline", "trained", "training"), 3),
+    **dict.fromkeys(("answering", "api", "house", "pipeline", "trained", "training"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 """The floor of each module and package directly below tunesmith. A new one must be given its place here."""
@@ -28,6 +42,7 @@ LIGHT = {"typer", "click", "rich", "pydantic", "pydantic_core", "yaml", "annotat
 """What a command may import before it knows what it is to do."""
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 DISTRIBUTIONS = {
+    "rouge_score": "rouge-score",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finished_run import given as outputs_of
 from tunesmith.contracts import Predictions, Record, Task
 from tunesmith.evaluate.judge import FEW_ROWS, judge, verdict
 from tunesmith.evaluate.options import EvaluateOptions
@@ -45,9 +46,9 @@ def starred(rows: int, seed: int, *, telling: bool) -> list[dict[str, Any]]:
 
 def answered(task: Task, rows: Sequence[Record], right: Sequence[bool]) -> Predictions:
     """What a model says that is right, and sure, where `right` is set, and elsewhere takes the next label."""
-    gold = task.predictions(np.zeros((len(rows), 3)), rows).gold
+    gold = task.gold(rows).gold
     given = np.where(right, gold, (gold + 1) % 3)
-    return task.predictions(4.0 * np.eye(3)[given], rows)
+    return task.predictions(outputs_of(4.0 * np.eye(3)[given]), rows)
 
 
 def judged(
@@ -80,7 +81,7 @@ def measured(spread: float, *, telling: bool, metric: str | None = None, same: b
     learned = task.learn(train)
     gold = np.array([record.target for record in held])
     answers = gold + spread * np.random.default_rng(3).normal(0, 1, gold.shape)
-    predictions = Predictions(np.arange(len(held)), gold, answers, None, learned.label_names)
+    predictions = Predictions(np.arange(len(held)), gold, answers, None, learned.label_names, "numbers")
     return judged(learned, {"train": train, "test": held}, predictions)
 
 
@@ -245,8 +246,9 @@ def test_several_labels_a_row_are_judged() -> None:
     ]
     held = records(task, rows)
     learned = task.learn(held)
-    gold = learned.predictions(np.zeros((60, 2)), held).gold
-    found = judged(learned, {"train": held, "test": held}, learned.predictions(3.0 - 6.0 * (gold == 0), held))
+    gold = learned.gold(held).gold
+    given = learned.predictions(outputs_of(3.0 - 6.0 * (gold == 0)), held)
+    found = judged(learned, {"train": held, "test": held}, given)
     assert found["main"] == "micro_f1"
     assert found["metrics"]["micro_f1"]["value"] == found["metrics"]["exact_match"]["value"] == 1
     assert found["confusion"] is None

@@ -53,6 +53,11 @@ def accuracy(predictions: Predictions) -> dict[str, float | None]:
     return {"accuracy": float(np.mean(predictions.gold == predictions.answers))}
 
 
+def unchanged(model: Any, outputs: Any, records: Any) -> Any:
+    """What a task without texts adds to outputs: nothing."""
+    return outputs, records
+
+
 def session(one: Bench, folder: Path, data: str = "same data", **settings: Any) -> Session:
     folder.mkdir(exist_ok=True)
     records = one.records
@@ -60,7 +65,7 @@ def session(one: Bench, folder: Path, data: str = "same data", **settings: Any) 
     encoded = {"train": one.data, "validation": one.data}
     course = one.course(**{**SETTINGS, **settings})
     run = Run(folder, "a-run")
-    return Session(run, corpus, one.adapted, encoded, course, accuracy, "accuracy", True, {"data": data})
+    return Session(run, corpus, one.adapted, encoded, course, accuracy, unchanged, "accuracy", True, {"data": data})
 
 
 def tuned(one: Bench, start: dict[str, Any], folder: Path, **settings: Any) -> tuple[Outcome, list[str]]:

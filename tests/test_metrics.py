@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics
 
+from test_metrics_of_texts import REFERENCES as OF_TEXTS
 from tunesmith.contracts import Predictions
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.labels import confusion, per_class
@@ -19,7 +20,6 @@ from tunesmith.evaluate.metrics import measure
 
 Reference = Callable[[Predictions], float]
 NUMBERS = ("mae", "mse", "rmse", "pearson", "spearman", "r2")
-LABELS = tuple(name for name in METRICS if name not in NUMBERS)
 
 
 def predictions(gold: Any, answers: Any, scores: Any = None, labels: int | None = None) -> Predictions:
@@ -115,6 +115,7 @@ REFERENCES: dict[str, Reference] = {
     "spearman": correlation(stats.spearmanr),
     "r2": lambda p: float(metrics.r2_score(p.gold, p.answers)),
 }
+LABELS = tuple(name for name in REFERENCES if name not in NUMBERS)
 
 
 def same(name: str, given: Predictions) -> None:
@@ -123,7 +124,8 @@ def same(name: str, given: Predictions) -> None:
 
 
 def test_every_metric_has_a_reference() -> None:
-    assert set(REFERENCES) == set(METRICS)
+    assert {*REFERENCES, *OF_TEXTS} == set(METRICS)
+    assert not set(REFERENCES) & set(OF_TEXTS)
 
 
 @pytest.mark.parametrize("name", LABELS)
@@ -177,7 +179,7 @@ def test_a_score_of_nothing_for_what_is_right_costs_as_much_as_in_scikit_learn()
     assert METRICS.load("log_loss")(p) == pytest.approx(metrics.log_loss([0, 1], p.scores))
 
 
-@pytest.mark.parametrize("name", list(METRICS))
+@pytest.mark.parametrize("name", list(REFERENCES))
 def test_right_answers_are_better_than_wrong_ones(name: str) -> None:
     poor = numbers(1, 2) if name in NUMBERS else single(1, labels=3)
     perfect = predictions(poor.gold, poor.gold, None if poor.scores is None else np.eye(3)[poor.gold])

@@ -226,7 +226,7 @@ def test_rows_of_labels_that_were_not_learned_are_told_in_the_verdict(house: Pat
     run = api.run(recipe(house, data=data), folder=tmp_path / "run")
     judged = run.read_json("evaluation.json")
     assert judged["rows"] == 1
-    assert judged["verdict"].endswith("; 1 more test rows have labels that were not learned, and are not counted")
+    assert judged["verdict"].endswith("; 1 more test rows cannot be judged (the ledger says why), and are not counted")
 
 
 def test_files_of_one_name_are_told_apart_without_where_they_are(house: Path, tmp_path: Path) -> None:

@@ -16,10 +16,17 @@ import pytest
 from markupsafe import Markup
 
 from finished_run import card, numbers, several, single
+from tunesmith.evaluate.judge import judge
+from tunesmith.evaluate.lines import prediction_line
+from tunesmith.evaluate.options import EvaluateOptions
 from tunesmith.figures import figures
+from tunesmith.forward import Inference, all_outputs
+from tunesmith.generate import Speaker, with_replies
 from tunesmith.recipe import recipe_from
-from tunesmith.report.page import MOST_LABELS_DRAWN, WORST_ROWS, count, duration, share, size, visible, write
+from tunesmith.report.page import MOST_LABELS_DRAWN, count, duration, share, size, visible, write
+from tunesmith.report.rows import SHOWN_TEXTS, WORST_ROWS, answered, right
 from tunesmith.run import Run
+from workshop import CPU, bench
 
 VOID = {"meta", "br", "link", "img", "input", "hr", "base", "embed", "source"}
 LOADING = {"src", "srcset", "poster", "action", "formaction", "data", "background", "ping", "manifest", "srcdoc"}
@@ -347,6 +354,89 @@ def test_wrong_sets_of_labels_are_told_also_when_empty(ready: Callable[[str], Pa
     assert "none" in wanted
     assert "late, broken" in wanted
     assert [text.strip() for text in seen.texts["strong"]][1:] == wanted
+
+
+def judged_by(folder: Path, family: str, task_kind: str, untuned: str | None = None) -> Path:
+    """A folder with what is kept of how a tiny model did at a task: evaluation.json and predictions.jsonl."""
+    one = bench(folder / family, family, task_kind, "full")
+    run = Inference(CPU)
+    passed = all_outputs(one.adapted.model, one.task, one.data, one.padding, run)
+    speaker = Speaker(one.foundation.codec, 64, run)
+    outputs = with_replies(one.adapted.model, one.task, passed.outputs, one.records, speaker)
+    found, given = one.task.predictions(outputs, one.records), one.task.answers(outputs, one.records)
+    splits = {"train": one.records, "test": one.records}
+    options = EvaluateOptions(resamples=100, baselines=False)
+    made = judge(found, one.task, splits=splits, split="test", options=options, seed=0)
+    (folder / "evaluation.json").write_text(json.dumps(made), encoding="utf-8")
+    lines = [prediction_line(found, place, row, given[place]) for place, row in enumerate(one.records)]
+    lines = [line if untuned is None else {**line, "untuned": untuned} for line in lines]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [
+        ("bert", "ner"),
+        ("roberta", "span_qa"),
+        ("bert", "multiple_choice"),
+        ("gpt2", "generation"),
+        ("bart", "chat"),
+        ("gpt2", "preference"),
+        ("bert", "language"),
+    ],
+)
+def test_every_task_has_a_page(family: str, task: str, tmp_path: Path) -> None:
+    page, seen = read(judged_by(tmp_path, family, task))
+    is_inert(seen)
+    assert ("Answers side by side" in page) == (task in ("generation", "chat"))
+    made = evaluation(tmp_path)
+    for name in made["metrics"]:
+        assert name in seen.text("td")
+    for note in (entry["note"] for entry in made["metrics"].values() if "note" in entry):
+        assert note in seen.text("span")
+
+
+def test_texts_stand_side_by_side_with_the_untuned_model_s(tmp_path: Path) -> None:
+    page, _ = read(judged_by(tmp_path, "gpt2", "generation", untuned="what <b>it</b> said before"))
+    part = page[page.index("Answers side by side") : page.index("The worst mistakes")]
+    assert part.count("before tuning") == len(answers(tmp_path))
+    assert "what &lt;b&gt;it&lt;/b&gt; said before" in part
+    for row in answers(tmp_path):
+        assert escape(row["text"]) in part
+        assert escape(row["gold"][0]) in part
+    page, _ = read(judged_by(tmp_path / "other", "gpt2", "generation"))
+    assert "before tuning" not in page
+
+
+def test_only_the_first_texts_are_shown(tmp_path: Path) -> None:
+    line = {"where": "x", "text": "asked", "gold": ["right"], "answer": "given", "correct": False, "confidence": None}
+    rows = [{**line, "text": f"asked {place}", "error": None, "scores": {}} for place in range(30)]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page, _ = read(tmp_path)
+    part = page[page.index("Answers side by side") : page.index("The worst mistakes")]
+    assert [f"asked {place}<" in part for place in (0, SHOWN_TEXTS - 1, SHOWN_TEXTS)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "scores", "words"),
+    [
+        ([[0, 3, "WHO"]], [{"label": "WHERE", "text": "Ada", "start": 0, "end": 3}], {}, ("WHO: Ada", "WHERE: Ada")),
+        ([], [], {}, ("none", "none")),
+        ([["Ada", 0]], {"text": "", "start": None, "probability": 0.5}, {}, ("Ada", "no answer")),
+        ([], {"text": "came", "start": 4, "probability": 0.5}, {}, ("no answer", "came")),
+        (1, "yes", {"yes": 0.6, "no": 0.4}, ("no", "yes")),
+        (["a", "b"], "", {}, ("a, b", "an empty text")),
+        (["a", "b"], ["a"], {"a": 0.5, "b": 0.5}, ("a, b", "a")),
+        ([1.5, 2.0], {"stars": 2.25, "days": 1.0}, {}, ("1.500, 2.000", "stars 2.250 days 1.000")),
+        ("late", "broken", {"late": 0.5}, ("late", "broken")),
+    ],
+)
+def test_what_is_right_and_what_was_answered_is_told_in_words(
+    gold: Any, answer: Any, scores: dict[str, float], words: tuple[str, str]
+) -> None:
+    row = {"text": "Ada came", "gold": gold, "answer": answer, "scores": scores}
+    assert (right(row), answered(row)) == words
 
 
 def test_a_run_without_mistakes_has_no_mistakes_to_show(tmp_path: Path) -> None:

@@ -6,18 +6,21 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from fastapi.testclient import TestClient
 
 from test_deploy import opened, parcel
 from tunesmith.deploy import server
 from tunesmith.deploy.export import export
 from tunesmith.deploy.predictor import Predictor
 from tunesmith.errors import UserError
+from tunesmith.tasks import TASKS
 from workshop import bench
 
 KEY = "a secret that nobody guesses"
@@ -170,3 +173,87 @@ def test_an_address_that_cannot_be_had_is_said_before_anything_is_promised(
         with pytest.raises(UserError, match=f"--host {host}"):
             server.serve(predictor, host=host, tell=told.append)
     assert told == []
+
+
+@pytest.mark.parametrize("kind", list(TASKS))
+def test_a_first_row_is_found_for_every_task(kind: str) -> None:
+    part = TASKS.load(kind)
+    for specimen in part.specimens:
+        task = part(**specimen.options)
+        row = server.probe(task)
+        assert row is not None
+        task.read(row, with_target=False)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes the predictor of a tiny model of each family and task once."""
+
+    @cache
+    def made(family: str, task: str) -> Predictor:
+        folder = tmp_path_factory.mktemp(f"{family}-{task}")
+        one = bench(folder / family, family, task, "full")
+        export("safetensors", parcel(one, task), folder / "artifact", verify=False)
+        return opened(folder / "artifact", folder / family)
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "row"),
+    [
+        ("gpt2", "chat", {"messages": [{"role": "user", "content": "is my kettle broken"}]}),
+        ("bart", "generation", {"source": "the kettle is broken"}),
+        ("bert", "multiple_choice", {"question": "is it late", "choices": ["yes", "no", "never"]}),
+        ("gpt2", "preference", {"prompt": "where is it", "chosen": "late", "rejected": "never"}),
+        ("bert", "ner", {"said": "the red kettle is broken"}),
+        ("roberta", "span_qa", {"question": "what is late", "context": "my order is late"}),
+        ("gpt2", "language", {"text": "the lamp is late"}),
+    ],
+)
+def test_every_task_is_served_and_answers_as_the_library_does(
+    others: Any, family: str, task: str, row: dict[str, Any]
+) -> None:
+    predictor = others(family, task)
+    (wanted,) = predictor.ask([row])
+    with contextlib.contextmanager(running)(predictor) as place:
+        response = ask(place, json={"inputs": [row]})
+        facts = httpx.get(f"{place}/v1/info").json()
+    assert response.status_code == 200, response.text
+    (answer,) = response.json()["answers"]
+    assert answer["value"] == pytest.approx(wanted.value) if task == "language" else answer["value"] == wanted.value
+    assert answer["scores"] == pytest.approx(dict(wanted.scores))
+    assert facts["columns"] == list(predictor.task.inputs)
+
+
+@pytest.mark.parametrize(
+    ("row", "status"),
+    [
+        ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]}, 422),
+        ({"messages": []}, 422),
+        ({"messages": "hi"}, 422),
+        ({"messages": {"role": "user"}}, 422),
+        ({"messages": [{"role": "nobody", "content": "hi"}]}, 422),
+        ({"messages": [{"role": "user", "content": "x" * 100_001}]}, 422),
+        ({"messages": [{"role": "user", "content": "x"}] * 20_000}, 422),
+        ({"messages": [[[[[[[[[[[[[["deep"]]]]]]]]]]]]]]}, 422),
+        ({"messages": [{"role": "user", "content": "half \ud800"}]}, 422),
+        ({"messages": [{"role": "user", "content": "hi", "weight": 1e999}]}, 422),
+        ({"messages": None}, 422),
+        ({}, 422),
+    ],
+    ids=range(12),
+)
+def test_a_conversation_is_bounded_and_never_breaks_the_server(others: Any, row: dict[str, Any], status: int) -> None:
+    with TestClient(server.create_app(others("gpt2", "chat"))) as client:
+        body = json.dumps({"inputs": [row]}).encode()
+        response = client.post("/v1/predict", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+
+
+def test_a_value_within_the_bounds_is_left_as_it_is() -> None:
+    value = {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}], "tool_calls": [{"a": {"b": 1}}]}]
+    }
+    assert server.bounded(value) is value

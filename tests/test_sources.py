@@ -18,6 +18,7 @@ from tunesmith.prepare import sources
 from tunesmith.prepare.sources import RawRow, read_source
 
 BOM = b"\xef\xbb\xbf"
+ENDINGS = ("jsonl", "json", "csv", "tsv", "parquet", "jsonl.gz", "conll", "txt")
 GOOD = b'{"text": "good"}\n'
 
 
@@ -248,6 +249,92 @@ def test_parquet_that_is_cut_off_or_none_at_all_is_refused(tmp_path: Path, kept:
     assert "a.parquet: is not Parquet" in refused(tmp_path, "a.parquet", GOOD)
 
 
+@pytest.mark.parametrize("ending", ["conll", "iob", "iob2", "bio", "conll.gz", "BIO"])
+def test_columns_of_words_and_tags_are_a_row_a_sentence(rows: Callable[..., list[RawRow]], ending: str) -> None:
+    content = BOM + b"# id = 7\nEU B-ORG\nrejects O\n\nPeter B-PER\n"
+    found = rows(f"a.{ending}", gzip.compress(content) if ending.endswith("gz") else content)
+    assert fields(found) == [
+        {"id": "7", "tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]},
+        {"tokens": ["Peter"], "tags": ["B-PER"]},
+    ]
+    assert [(row.source, row.line) for row in found] == [(f"a.{ending}", 2), (f"a.{ending}", 5)]
+
+
+def test_a_broken_line_of_words_and_tags_is_a_bad_row_between_good_ones(rows: Callable[..., list[RawRow]]) -> None:
+    found = rows("a.conll", b"a O\n\nb\n\n\xff O\n\nc O\n")
+    assert [(row.line, row.problem) for row in found] == [
+        (1, None),
+        (3, "found 1 column, expected a word, its tag, 2 columns in all"),
+        (5, "byte 1 is not UTF-8; save it as UTF-8, such as with iconv -f latin1 -t utf-8"),
+        (7, None),
+    ]
+
+
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Kettles",
+            "paragraphs": [
+                {
+                    "context": "a red kettle",
+                    "qas": [
+                        {"id": "1", "question": "what?", "answers": [{"text": "kettle", "answer_start": 6}]},
+                        {"id": "2", "question": "blue?", "answers": [], "is_impossible": True},
+                    ],
+                }
+            ],
+        }
+    ],
+}
+
+
+def test_a_squad_document_is_a_row_a_question(rows: Callable[..., list[RawRow]]) -> None:
+    found = rows("a.json", json.dumps(SQUAD))
+    both = {"title": "Kettles", "context": "a red kettle"}
+    assert fields(found) == [
+        {**both, "id": "1", "question": "what?", "answers": {"text": ["kettle"], "start": [6]}, "is_impossible": False},
+        {**both, "id": "2", "question": "blue?", "answers": {"text": [], "start": []}, "is_impossible": True},
+    ]
+    assert [row.line for row in found] == [1, 2]
+    assert fields(rows("a.json.gz", gzip.compress(json.dumps(SQUAD).encode()))) == fields(found)
+
+
+def test_a_question_that_is_half_a_character_is_a_bad_row(rows: Callable[..., list[RawRow]]) -> None:
+    content = json.dumps(SQUAD).replace("blue?", "\\ud83d")
+    assert [(row.line, row.problem) for row in rows("a.json", content)] == [
+        (1, None),
+        (2, "holds half of a character pair (a lone surrogate)"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_plain_text_is_a_row_a_line_that_is_not_blank(rows: Callable[..., list[RawRow]], name: str) -> None:
+    content = BOM + "Once upon a time,\r\n\r\n \t\n  there was a käse, \x85 she said\nand that is all".encode()
+    found = rows(name, gzip.compress(content) if name.endswith("gz") else content)
+    assert fields(found) == [
+        {"text": "Once upon a time,"},
+        {"text": "  there was a käse, \x85 she said"},
+        {"text": "and that is all"},
+    ]
+    assert [row.line for row in found] == [1, 4, 5]
+
+
+def test_a_line_of_plain_text_that_cannot_be_read_is_a_bad_row(rows: Callable[..., list[RawRow]]) -> None:
+    assert [(row.line, row.problem) for row in rows("a.txt", b"good\ngr\xfc\xdfe\nb\0d\n")] == [
+        (1, None),
+        (2, "byte 3 is not UTF-8; save it as UTF-8, such as with iconv -f latin1 -t utf-8"),
+        (3, "holds a NUL character"),
+    ]
+
+
+def test_plain_text_beside_other_data_is_a_note_about_it(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("one\n")
+    assert [row.fields for row in read_source(str(tmp_path), Path())] == [{"text": "one"}]
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    assert [row.fields for row in read_source(str(tmp_path), Path())] == [{"text": "good"}]
+
+
 def test_a_folder_is_its_data_files_in_the_order_of_their_names(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     (folder / "deeper.jsonl").mkdir(parents=True)
@@ -282,7 +369,7 @@ def test_a_missing_file_brings_the_nearest_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("a.txt", "a.txt: is of no known kind (.txt); use .jsonl"),
+        ("a.doc", "a.doc: is of no known kind (.doc); use .jsonl"),
         ("a", "a: is of no known kind (no ending); use .jsonl"),
         ("a.gz", "a.gz: is of no known kind (.gz); use .jsonl"),
         ("odd\nname.xlsx", "odd\\nname.xlsx: is of no known kind (.xlsx); use .jsonl"),
@@ -366,7 +453,7 @@ def test_files_outside_the_base_are_shown_by_name_alone(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=200), st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.jsonl.gz"]))
+@given(st.binary(max_size=200), st.sampled_from([f"a.{ending}" for ending in ENDINGS]))
 def test_no_bytes_at_all_bring_another_end_than_rows_or_a_refusal(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
 ) -> None:

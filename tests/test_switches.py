@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from test_pipeline import house, losses, recipe, weights
+from tiny import model_folder
 from tunesmith import api
 from tunesmith.adapt import METHODS
 from tunesmith.errors import UserError
@@ -21,6 +22,26 @@ UNEVEN = "data.train=uneven.jsonl"
 PAIRS = "data.train=pairs.jsonl"
 NUMBERS = ("data.train=numbers.jsonl", "task={kind: regression, text: said, target: much}")
 LORA = "method={kind: lora, rank: 4}"
+FEW = ("train.max_steps=2", "evaluate.baselines=false")
+FAST = ("train.learning_rate=0.01", "train.precision=float32", "evaluate.baselines=false")
+NER = ("data.train=told.jsonl", "task={kind: ner}", *FEW)
+SPAN_QA = ("data.train=asked.jsonl", "task={kind: span_qa}", *FEW)
+CHOICE = ("data.train=chosen.jsonl", "task={kind: multiple_choice}", "model=./gpt2", *FEW)
+PREFERENCE = ("data.train=judged.jsonl", "task={kind: preference}", "model=./gpt2", *FEW)
+LANGUAGE = ("data.train=rows.jsonl", "data.limit=12", "task={kind: language}", *FEW)
+TALKS = "decoding: {max_new_tokens: 8}"
+GENERATION = (
+    "data.train=written.jsonl",
+    f"task={{kind: generation, {TALKS}}}",
+    "model=./gpt2",
+    "train.epochs=2",
+    *FAST,
+)
+TRANSLATION = (*GENERATION, "model=./mbart", "task.source_language=en_XX", "task.target_language=de_DE")
+CHAT = ("data.train=spoken.jsonl", f"task={{kind: chat, {TALKS}}}", "model=./gpt2", "train.epochs=4", *FAST)
+PROMPTED = (*CHAT, "task.form=prompt")
+LOUD = "{% for message in messages %}{{ 'LOUD ' if loud else '' }}{{ message.content + eos_token }}{% endfor %}"
+STERN = "{% if messages[0].role == 'system' %}{{ raise_exception('none here') }}{% endif %}" + LOUD
 Shown = Callable[[Run], Any]
 
 
@@ -57,6 +78,36 @@ def bests(run: Run) -> list[bool]:
     return [event["best"] for event in events(run, "evaluation")]
 
 
+def answers(run: Run) -> str:
+    return run.predictions.read_text()
+
+
+def main(run: Run) -> Any:
+    return run.read_json("evaluation.json")["main"]
+
+
+def ways(run: Run) -> Any:
+    return run.read_json("audit.json")["ledger"]["ways"]
+
+
+def talk(*settings: str) -> tuple[str, ...]:
+    return tuple(f"task.decoding.{setting}" for setting in settings)
+
+
+DECODING: dict[str, tuple[tuple[str, ...], str]] = {
+    "max_new_tokens": ((), "2"),
+    "min_new_tokens": (("train.epochs=4",), "7"),
+    "beams": ((), "3"),
+    "length_penalty": (talk("beams=3"), "-9"),
+    "no_repeat_ngram": ((), "1"),
+    "repetition_penalty": ((), "9"),
+    "temperature": ((), "2"),
+    "top_p": (talk("temperature=1"), "0.01"),
+    "top_k": (talk("temperature=1"), "1"),
+    "stop": ((), "[a, e, o]"),
+    "seed": (talk("temperature=1"), "5"),
+}
+"""What both tasks that have texts generated can set about it: settings of both runs, the setting of the second."""
 SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     # key: (settings of both runs, the setting of the second, what differs)
     "seed": ((), "5", weights),
@@ -80,6 +131,66 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.regression.criterion": (NUMBERS, "huber", losses),
     "task.regression.means": (NUMBERS, "[50]", losses),
     "task.regression.scales": (NUMBERS, "[50]", losses),
+    "task.ner.tokens": (NER, "words", losses),
+    "task.ner.tags": (NER, "marks", losses),
+    "task.ner.text": (NER, "said", losses),
+    "task.ner.spans": ((*NER, "task.text=said"), "spans", losses),
+    "task.ner.scheme": ((*NER, "task.tags=loose", "data.on_bad_row=skip"), "any", ways),
+    "task.ner.tagging": (NER, "IOBES", of("parameters.json", "total")),
+    "task.ner.valid": (NER, "true", answers),
+    "task.ner.window": (NER, "8", losses),
+    "task.ner.stride": ((*NER, "task.window=8"), "1", losses),
+    "task.ner.labels": (NER, "[THING, TIME, EXTRA]", of("parameters.json", "total")),
+    "task.ner.metric": (NER, "entity_recall", main),
+    "task.span_qa.question": (SPAN_QA, "other", losses),
+    "task.span_qa.context": (SPAN_QA, "told", losses),
+    "task.span_qa.answers": (SPAN_QA, "late", losses),
+    "task.span_qa.window": (SPAN_QA, "16", losses),
+    "task.span_qa.stride": ((*SPAN_QA, "task.window=16"), "0", losses),
+    "task.span_qa.longest": (SPAN_QA, "1", answers),
+    "task.span_qa.best": (SPAN_QA, "1", answers),
+    "task.span_qa.threshold": (SPAN_QA, "-1000", answers),
+    "task.span_qa.metric": (SPAN_QA, "answer_exact", main),
+    "task.multiple_choice.question": (CHOICE, "other", losses),
+    "task.multiple_choice.context": (CHOICE, "other", losses),
+    "task.multiple_choice.choices": (CHOICE, "[one, two]", losses),
+    "task.multiple_choice.answer": (CHOICE, "wrong", losses),
+    "task.multiple_choice.frame": (CHOICE, "'{question} now'", losses),
+    "task.multiple_choice.normalise": (CHOICE, "none", losses),
+    "task.multiple_choice.metric": (CHOICE, "log_loss", main),
+    "task.preference.prompt": (PREFERENCE, "other", losses),
+    "task.preference.chosen": (PREFERENCE, "other", losses),
+    "task.preference.rejected": (PREFERENCE, "other", losses),
+    "task.preference.criterion": (PREFERENCE, "ipo", losses),
+    "task.preference.beta": (PREFERENCE, "2", losses),
+    "task.preference.label_smoothing": (PREFERENCE, "0.3", losses),
+    "task.preference.margin": ((*PREFERENCE, "task.criterion=simpo"), "2", losses),
+    "task.preference.metric": (PREFERENCE, "reward_margin", main),
+    "task.language.text": (LANGUAGE, "other", losses),
+    "task.language.share": (LANGUAGE, "0.5", losses),
+    "task.language.whole_words": (LANGUAGE, "false", losses),
+    "task.language.span": ((*LANGUAGE, "model=./flan", "task.share=0.5"), "1", losses),
+    "task.language.metric": (LANGUAGE, "token_accuracy", main),
+    "task.generation.source": (GENERATION, "other", losses),
+    "task.generation.target": (GENERATION, "other", losses),
+    "task.generation.template": (GENERATION, "'{source} now:'", losses),
+    "task.generation.source_language": (TRANSLATION, "fr_XX", losses),
+    "task.generation.target_language": (TRANSLATION, "fr_XX", losses),
+    "task.generation.metric": (GENERATION, "chrf", main),
+    "task.chat.form": (CHAT, "prompt", losses),
+    "task.chat.messages": (CHAT, "turns", losses),
+    "task.chat.prompt": (PROMPTED, "other", losses),
+    "task.chat.reply": (PROMPTED, "other", losses),
+    "task.chat.system": (CHAT, "kind shop", losses),
+    "task.chat.template": (CHAT, f'"{LOUD}"', losses),
+    "task.chat.template_values": ((*CHAT, f'task.template="{LOUD}"'), "{loud: true}", losses),
+    "task.chat.fold_system": ((*PROMPTED, f'task.template="{STERN}"', "data.on_bad_row=skip"), "true", ways),
+    "task.chat.on_long": ((*CHAT, "data.max_tokens=32"), "drop", ways),
+    "task.chat.metric": (CHAT, "chrf", main),
+    **{
+        f"task.{kind}.decoding.{key}": ((*common, *more), value, answers)
+        for kind, common in (("generation", GENERATION), ("chat", CHAT)) for key, (more, value) in DECODING.items()
+    },
     "data.train": ((), "uneven.jsonl", of("audit.json", "ledger")),
     "data.validation": ((), "0.4", of("audit.json", "ledger")),
     "data.test": ((), "pairs.jsonl", of("audit.json", "ledger")),
@@ -120,6 +231,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     ),
     "train.stop.restore_best": (("train.learning_rate=1e-5", "train.stop.min_change=0.9"), "false", weights),
     "evaluate.baselines": ((), "false", of("evaluation.json", "baselines")),
+    "evaluate.validation_replies": (GENERATION, "2", lambda run: events(run, "evaluation")[0]["metrics"]),
     "evaluate.resamples": ((), "200", of("evaluation.json", "baselines")),
     "evaluate.level": ((), "0.6", of("evaluation.json", "metrics", "accuracy", "low")),
     "deploy.formats": ((LORA,), "[safetensors]", of("deploy.json", "0", "kind")),
@@ -127,7 +239,13 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "deploy.licence": ((), "mit", lambda run: (run.artifact / "README.md").read_text()),
 }  # fmt: skip
 """The micro-batch size, gradient checkpointing and determinism change nothing that a run leaves; see `SAME`."""
-SAME = {"train.micro_tokens": "8", "train.gradient_checkpointing": "true", "train.deterministic": "false"}
+SAME: dict[str, tuple[tuple[str, ...], str]] = {
+    # key: (settings of both runs, the setting of the second)
+    "train.micro_tokens": ((), "8"),
+    "train.gradient_checkpointing": ((), "true"),
+    "train.deterministic": ((), "false"),
+    "train.packing": ((*GENERATION, "model=./llama"), "true"),
+}
 ELSEWHERE = {
     "name": "the folder of a run: test_cli",
     "model.name": "test_select",
@@ -140,7 +258,9 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def place(house: Path) -> Path:
-    """The house with rows whose every column tells something else."""
+    """The house with more models, and with rows whose every column tells something else."""
+    for kind in ("llama", "flan", "mbart"):
+        model_folder(kind, house / kind)
     texts = [json.loads(line) for line in (house / "rows.jsonl").read_text().splitlines()]
     rows = [
         {**row, "other": row["text"][::-1], "mood": "good" if n % 2 else "bad", "group": n // 4,
@@ -152,9 +272,44 @@ def place(house: Path) -> Path:
     ]
     files = {"rows": rows, "uneven": [row for n, row in enumerate(rows) if n % 3 == 0 or n % 2], "numbers": numbers}
     files["pairs"] = [{**row, "text": f"again {row['text']}"} for row in rows[:20]]
-    for name, found in files.items():
+    for name, found in {**files, **told(12)}.items():
         (house / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     return house
+
+
+def told(count: int) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the tasks beyond a label or a number, by the name of their file."""
+    files: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("told", "asked", "chosen", "judged", "written", "spoken")
+    }
+    for n in range(count):
+        thing, when, number = ("kettle", "lamp", "chair")[n % 3], ("now", "yesterday")[n % 2], str(n % 3 + 1)
+        asked, right, wrong = f"is my {thing} late {number}", f"the {thing} arrived {when}", f"never {number} again"
+        tokens = ["my", "red", thing, "arrived", when, "and", "is", "broken", "again", "and", "again", number]
+        tags = ["O", "B-THING", "I-THING", "O", "B-TIME", *["O"] * 7]
+        files["told"].append({
+            "tokens": tokens, "words": tokens[::-1], "tags": tags, "marks": ["B-TIME", *tags[1:]],
+            "loose": ["I-TIME", *tags[1:]] if n % 2 else tags,
+            "said": f"my [[THING|{thing}]] is late [[TIME|{when}]]", "spans": [[0, 2, "TIME"], [3, 7, "THING"]],
+        })  # fmt: skip
+        context = " ".join(tokens)
+        files["asked"].append({
+            "question": "what is broken", "other": "what is late", "context": context, "told": f"good {context}",
+            "answers": [f"red {thing}"] if n % 3 else [], "late": when,
+        })  # fmt: skip
+        files["chosen"].append({
+            "question": asked, "other": "where", "choices": [right, wrong, "good morning"],
+            "one": "slow", "two": "quick", "answer": n % 2, "wrong": 1 - n % 2,
+        })  # fmt: skip
+        files["judged"].append({"prompt": asked, "chosen": right, "rejected": wrong, "other": f"please {number}"})
+        files["written"].append({"source": asked, "target": right, "other": wrong})
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": right}]
+        more = [{"role": "user", "content": "and"}, {"role": "assistant", "content": wrong}]
+        files["spoken"].append({
+            "messages": turns + more * (n % 2), "turns": more, "prompt": asked, "completion": wrong,
+            "other": "thank you", "system": "slow shop" if n % 2 else None,
+        })  # fmt: skip
+    return files
 
 
 def done(place: Path, folder: Path, *settings: str) -> Run:
@@ -173,16 +328,17 @@ def test_a_key_changes_what_it_says(
     if common not in KNOWN:
         KNOWN[common] = done(place, tmp_path_factory.mktemp("first"), *common)
     parts = key.split(".")
-    word = ".".join(parts if parts[0] not in ("task", "method") or len(parts) < 3 else (parts[0], parts[2]))
+    word = ".".join(parts if parts[0] not in ("task", "method") or len(parts) < 3 else (parts[0], *parts[2:]))
     other = done(place, tmp_path, *common, f"{word}={value}")
     assert shown(KNOWN[common]) != shown(other)
 
 
 @pytest.mark.parametrize("key", SAME)
 def test_a_key_of_cost_leaves_the_losses_as_they_are(key: str, place: Path, tmp_path: Path) -> None:
-    settings = ("train.dropout=0", "train.precision=float32")
+    common, value = SAME[key]
+    settings = (*common, "train.dropout=0", "train.precision=float32")
     one = done(place, tmp_path / "one", *settings)
-    other = done(place, tmp_path / "other", *settings, f"{key}={SAME[key]}")
+    other = done(place, tmp_path / "other", *settings, f"{key}={value}")
     assert losses(other) == pytest.approx(losses(one), rel=1e-3)
 
 
@@ -197,7 +353,7 @@ def test_bad_rows_stop_a_run_or_are_counted(place: Path, tmp_path: Path) -> None
 
 
 def keys(values: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not values:
         yield ".".join(path)
         return
     for name, value in values.items():

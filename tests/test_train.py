@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tunesmith.errors import TrainingStopped, UserError
+from tunesmith.seeds import mix
 from tunesmith.train.loop import State, steps
 from tunesmith.train.optimiser import layer_depths, make_optimiser
 from tunesmith.train.options import StopOptions, TrainOptions
-from tunesmith.train.order import Order, mix, share
+from tunesmith.train.order import Order, share
 from tunesmith.train.plan import choose_precision, make_plan
 from tunesmith.train.stopping import Watch
 from workshop import Bench, bench

@@ -1,6 +1,5 @@
 """Tiny random models of every family, from their real configuration classes, with tokenizers trained on the spot."""
 
-import string
 from pathlib import Path
 
 import torch
@@ -19,47 +18,8 @@ from transformers import (
     T5Config,
 )
 
-WORDS = [
-    "the",
-    "parcel",
-    "is",
-    "late",
-    "and",
-    "broken",
-    "please",
-    "cancel",
-    "my",
-    "order",
-    "refund",
-    "money",
-    "now",
-    "good",
-    "morning",
-    "kind",
-    "shop",
-    "thank",
-    "you",
-    "red",
-    "blue",
-    "green",
-    "kettle",
-    "lamp",
-    "chair",
-    "arrived",
-    "yesterday",
-    "never",
-    "again",
-    "wonderful",
-    "terrible",
-    "quick",
-    "slow",
-    "answer",
-    "1",
-    "2",
-    "3",
-]
-VOCABULARY = 200
-PRINTED = string.ascii_lowercase + string.digits + string.punctuation
+import zoo
+from zoo_tokenizers import PRINTED, VOCABULARY, WORDS
 
 CONFIGURATIONS: dict[str, PretrainedConfig] = {
     "bert": BertConfig(
@@ -96,6 +56,7 @@ CONFIGURATIONS: dict[str, PretrainedConfig] = {
         d_model=32, d_kv=16, num_layers=2, num_decoder_layers=2, num_heads=2, d_ff=48, decoder_start_token_id=0
     ),
     "bart": BartConfig(
+        init_std=0.2,
         d_model=32,
         encoder_layers=2,
         decoder_layers=2,
@@ -106,11 +67,17 @@ CONFIGURATIONS: dict[str, PretrainedConfig] = {
         max_position_embeddings=64,
     ),
 }
-DECODERS = ("gpt2", "llama")
+CORE = tuple(CONFIGURATIONS)
+"""The kinds on which every task and method is tested."""
+ZOO: dict[str, PretrainedConfig] = {**CONFIGURATIONS, **zoo.CONFIGURATIONS}
+"""Every kind that `model_folder` can make."""
+DECODERS = ("gpt2", "llama", *zoo.DECODERS)
 
 
 def model_folder(kind: str, folder: Path) -> Path:
     """A folder that holds a tiny `kind` model and its tokenizer, as a hub would give it."""
+    if kind in zoo.ZOO:
+        return zoo.zoo_folder(kind, folder)
     tokenizer = _tokenizer(kind)
     config = type(CONFIGURATIONS[kind]).from_dict(CONFIGURATIONS[kind].to_dict())
     config.vocab_size = len(tokenizer)
@@ -134,7 +101,7 @@ def _tokenizer(kind: str) -> PreTrainedTokenizerFast:
         "bart": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
         "gpt2": ["<|endoftext|>"],
         "llama": ["<unk>", "<s>", "</s>"],
-        "t5": ["<pad>", "</s>", "<unk>"],
+        "t5": ["<pad>", "</s>", "<unk>", *(f"<extra_id_{number}>" for number in range(10))],
     }[kind]
     texts = [" ".join([word] * count) for count, word in enumerate(WORDS, start=1)]  # no two words are as frequent
     if kind in ("bert", "distilbert"):

@@ -11,6 +11,7 @@ from tiny import model_folder
 from tunesmith.adapt import METHODS
 from tunesmith.batch import Encoded, Padding, encoded, padding_for
 from tunesmith.contracts import Adapted, Family, Foundation, Method, Record, Task
+from tunesmith.forward import Inference, all_outputs
 from tunesmith.select.foundation import fit_tokenizer, open_foundation
 from tunesmith.select.load import load_model
 from tunesmith.select.options import ModelOptions
@@ -67,9 +68,11 @@ def bench(folder: Path, family_kind: str, task_kind: str, method_kind: str, **mo
     method = METHODS.load(method_kind)(**more.get("method", {}))
     adapted = method.adapt(loaded.model, foundation.family, loaded.head, 1)
     task = task.suit(adapted.model)
-    data = encoded(task.encode(records, foundation.tokenizer, 64))
+    data = encoded(task.encode(records, foundation.codec, 64))
     pad, positions = foundation.tokenizer.pad_token_id, foundation.family is Family.DECODER
     padding = padding_for(task.columns(), pad, positions=positions)
+    if task.compares:
+        data = task.refer(data, all_outputs(adapted.model, task, data, padding, Inference(CPU)).values)
     return Bench(foundation, task, method, records, data, padding, adapted)
 
 

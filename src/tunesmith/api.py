@@ -12,7 +12,7 @@ from tunesmith.run import Run, is_run
 if TYPE_CHECKING:
     from tunesmith.contracts import Answer, Artifact
     from tunesmith.deploy.predictor import Predictor
-    from tunesmith.pipeline import Screen
+    from tunesmith.house import Screen
     from tunesmith.trained import Row
 
 __all__ = [
@@ -108,9 +108,10 @@ def audit(recipe: Recipe, base: Path) -> dict[str, Any]:
 
 
 def view(recipe: Recipe, base: Path, *, split: str = "train", row: int = 0) -> dict[str, Any]:
-    """One row exactly as the model sees it: its texts, target and tokens."""
+    """One row exactly as the model sees it: its texts and target, its tokens, and which of them are learned."""
     from tunesmith.pipeline import window
     from tunesmith.prepare.corpus import read_corpus
+    from tunesmith.report.row import row_view
     from tunesmith.select.foundation import fit_tokenizer, open_foundation
 
     corpus = read_corpus(recipe.data, recipe.task, base=base, seed=recipe.seed)
@@ -121,20 +122,8 @@ def view(recipe: Recipe, base: Path, *, split: str = "train", row: int = 0) -> d
         raise UserError("--row", f"{split} has no row {row}", f"its rows are 0 to {len(records) - 1}")
     foundation = open_foundation(recipe.model, base)
     fit_tokenizer(foundation, corpus.task.auto_class(foundation.family))
-    most = window(foundation, recipe.data)
-    (example,) = corpus.task.encode([records[row]], foundation.tokenizer, most)
-    ids = [int(number) for number in example.columns["input_ids"]]
-    texts = foundation.tokenizer.convert_ids_to_tokens(ids)
-    return {
-        "split": split,
-        "row": row,
-        "where": records[row].where,
-        "inputs": dict(records[row].inputs),
-        "target": records[row].target,
-        "tokens": [{"id": number, "text": text} for number, text in zip(ids, texts, strict=True)],
-        "columns": {name: list(values) for name, values in example.columns.items() if name != "input_ids"},
-        "cut": example.cut,
-    }
+    view = row_view(corpus.task, records[row], foundation.codec, window(foundation, recipe.data))
+    return {"split": split, "row": row, "where": records[row].where, **view}
 
 
 def rows(file: Path | str) -> Iterator[Mapping[str, Any]]:
@@ -158,13 +147,17 @@ def open_predictor(run: Run | Path | str, *, base: str | None = None) -> "Predic
 
 
 def ask(model: "Predictor | Run | Path | str", rows: "Sequence[Row]", *, first: int = 1) -> "list[Answer]":
-    """An answer for each row, in order: a text, the texts of a pair, or texts by column.
+    """An answer for each row, in order: a text, the values of its columns, values by column, or a list of messages.
 
-    first: the number of the first row in messages.
+    first: the number of the first row in errors.
     """
     from tunesmith import trained
+    from tunesmith.tasks.chat import Chat
 
     predictor = open_predictor(model) if isinstance(model, Run | Path | str) else model
+    if isinstance(predictor.task, Chat):
+        column = predictor.task.messages or "messages"
+        rows = [row if isinstance(row, str | Mapping) else {column: list(row)} for row in rows]
     return trained.ask(predictor, rows, first=first)
 
 

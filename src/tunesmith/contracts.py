@@ -6,10 +6,10 @@ Shape letters used everywhere: B rows, T tokens, L labels or targets, D width, N
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from tunesmith.batch import Batch, Column, Example
+    from tunesmith.batch import Batch, Column, Encoded, Example
 
 
 class Family(StrEnum):
@@ -88,6 +88,19 @@ class Foundation:
     def family(self) -> Family:
         return self.card.family
 
+    @property
+    def codec(self) -> Codec:
+        return Codec(self.tokenizer, self.family, self.config)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What encoding needs of a model: its tokenizer, how it is built, and its configuration."""
+
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    config: PretrainedConfig
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -140,13 +153,67 @@ class Corpus:
 
 
 @dataclass(frozen=True)
+class Reply:
+    """A generated text. ids: its tokens, without what ended it. stopped: whether it ended by itself."""
+
+    text: str
+    ids: tuple[int, ...]
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How texts are generated: `transformers`' terms. temperature 0: greedy, or beams. samples: replies a prompt.
+
+    stop_ids: tokens that end a reply. stop_texts: texts that do. forced: the first token of every reply.
+    start: what a decoder behind an encoder begins with, if not as its configuration says.
+    """
+
+    max_new_tokens: int
+    stop_ids: tuple[int, ...]
+    min_new_tokens: int = 0
+    beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    repetition_penalty: float = 1.0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    samples: int = 1
+    seed: int = 0
+    stop_texts: tuple[str, ...] = ()
+    forced: int | None = None
+    start: int | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model gave for some rows.
+
+    values: of each example of `data` what the task keeps of a forward pass: [...], or [T, ...] of its tokens, or
+    [pieces, ...] of its sequences. replies: of each record, in order, what was generated; None where nothing was.
+    """
+
+    values: Sequence[NDArray[np.float64]]
+    data: Encoded
+    replies: Sequence[Sequence[Reply]] | None = None
+
+
+PredictionKind = Literal["label", "labels", "numbers", "spans", "texts", "scores"]
+
+
+@dataclass(frozen=True)
 class Predictions:
     """What a model answered on a split, beside what is right.
 
-    One class a row: gold, answers [N] int; scores [N, L] probabilities.
-    Several labels a row: gold, answers [N, L] of 0 and 1; scores [N, L] probabilities.
-    Numbers: gold, answers [N, L] float, in the user's units; scores None.
+    One class a row ("label"): gold, answers [N] int; scores [N, L] probabilities.
+    Several labels a row ("labels"): gold, answers [N, L] of 0 and 1; scores [N, L] probabilities.
+    Numbers ("numbers"): gold, answers [N, L] float, in the user's units; scores None.
+    Spans ("spans"): gold, answers [N] tuples of (start, end, label) in characters.
+    Texts ("texts"): gold [N] tuples of right texts, answers [N] tuples of generated ones, the first counts.
+    Neither ("scores"): only `extras` are judged.
     labels: the names of the L classes or targets. rows: [N], each row's number in its split.
+    extras: more numbers of each row by name, [N, ...]: what was graded and how surely.
     """
 
     rows: NDArray[np.int64]
@@ -154,6 +221,8 @@ class Predictions:
     answers: NDArray[Any]
     scores: NDArray[np.float64] | None
     labels: tuple[str, ...]
+    kind: PredictionKind = "label"
+    extras: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -161,15 +230,25 @@ class Predictions:
     def take(self, index: NDArray[Any]) -> Predictions:
         """The rows at `index`, in that order, repeated where it repeats."""
         scores = None if self.scores is None else self.scores[index]
-        return Predictions(self.rows[index], self.gold[index], self.answers[index], scores, self.labels)
+        extras = {name: values[index] for name, values in self.extras.items()}
+        gold, answers = self.gold[index], self.answers[index]
+        return replace(self, rows=self.rows[index], gold=gold, answers=answers, scores=scores, extras=extras)
+
+
+def objects(values: Sequence[Any]) -> NDArray[Any]:
+    """[N] of any values, none of them taken apart."""
+    out = np.empty(len(values), dtype=object)
+    for place, value in enumerate(values):
+        out[place] = value
+    return out
 
 
 @dataclass(frozen=True)
 class Answer:
     """One row's answer in the user's terms, ready for JSON.
 
-    value: a label's name, a list of names, a number, or numbers by target. scores: probability by label.
-    cut: how many tokens of the row were not read.
+    value: a label's name, a list of names, a number, numbers by target, spans, or a text.
+    scores: probability by label. cut: how many tokens of the row were not read.
     """
 
     value: Any
@@ -197,6 +276,16 @@ class Task(Protocol):
     """Raised when `encode` changes its result, so that cached rows are made again."""
     specimens: ClassVar[tuple[Specimen, ...]]
     """One for each way of using the task that has code of its own."""
+    outputs_per: ClassVar[Literal["row", "token"]]
+    """Whether `outputs` has an entry a row (or a sequence of it), or one a token."""
+    packs: ClassVar[bool]
+    """Whether rows may stand behind one another in one line: the loss is a sum over tokens of the row alone."""
+    untuned: ClassVar[bool]
+    """Whether the base model may be able to answer already, so that it is judged before it is tuned."""
+    settles: ClassVar[bool]
+    """Whether `settle` has something to learn from the tuned model."""
+    compares: ClassVar[bool]
+    """Whether the loss needs the base model's outputs, which `refer` then takes before the first step."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -235,16 +324,35 @@ class Task(Protocol):
     def columns(self) -> Mapping[str, Column]:
         """The columns of an encoded row that are not the tokenizer's, and how they are padded."""
 
-    def encode(
-        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_tokens: int
-    ) -> Sequence[Example]:
-        """Rows as the model sees them, in order; a target of None gives an example without target columns."""
+    def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
+        """Rows as the model sees them, in order; a target of None gives an example without target columns.
+
+        A row that cannot be learned from as it is encoded (nothing of it would be graded) gives no example.
+        """
+
+    def vary(self, columns: Mapping[str, NDArray[Any]], seed: int) -> Mapping[str, Sequence[float]]:
+        """The columns of one example as it is trained on this time; asked of rows with the column DRAWN."""
+
+    def prompts(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
+        """What a text is generated from, an example each record; asked only of tasks with a `decoding_for`."""
+
+    def decoding_for(self, codec: Codec) -> Decoding | None:
+        """How the task's answers are generated; None when they are read off one forward pass."""
+
+    def refer(self, data: Encoded, values: Sequence[NDArray[np.float64]]) -> Encoded:
+        """The rows with what the base model gave for them, for a task that `compares`."""
 
     def stratum(self, record: Record) -> str | None:
         """What a split should keep in proportion: the label's name; None where there is no such thing."""
 
     def weigh(self, records: Sequence[Record]) -> Sequence[float] | None:
         """How often each row is drawn, relative to the others; None for once an epoch."""
+
+    def arguments(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What the model is called with."""
+
+    def graded(self, batch: Batch) -> bool:
+        """Whether the batch holds all that the loss needs."""
 
     def count(self, batch: Batch) -> float:
         """What the summed loss of `batch` is divided by: its supervised targets, weighted as in the loss."""
@@ -253,13 +361,22 @@ class Task(Protocol):
         """The loss *summed* over supervised targets, [] in float32 or wider."""
 
     def outputs(self, model_output: Any, batch: Batch) -> Tensor:
-        """What grading needs of a forward pass, a row each: [B, ...] (the logits)."""
+        """What grading needs of a forward pass: [B, ...] a row each, or [B, T, ...] (the logits)."""
 
-    def predictions(self, outputs: NDArray[Any], records: Sequence[Record]) -> Predictions:
-        """Outputs of a whole split, [N, ...], beside what is right."""
+    def gold(self, records: Sequence[Record]) -> Predictions:
+        """What is right, with empty or zero answers: what simple models learn from."""
 
-    def answer(self, outputs: NDArray[Any]) -> Answer:
-        """One row's outputs in the user's terms."""
+    def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
+        """Outputs of a whole split beside what is right, a row each record."""
+
+    def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
+        """The outputs in the user's terms, one each record."""
+
+    def furnish(self, codec: Codec) -> None:
+        """Gives the tokenizer what must travel with a model tuned on this task (a chat template, say)."""
+
+    def settle(self, outputs: Outputs, records: Sequence[Record]) -> Self:
+        """A copy that knows what the tuned model's outputs on the validation rows tell (a threshold, say)."""
 
     def fold(self, model: Module) -> Self:
         """Moves scaling that was kept outside into the head, so that plain `transformers` answers in user's units.

@@ -2,30 +2,43 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from tunesmith.batch import Encoded, Padding, encoded, padding_for
+from tunesmith.answering import (
+    answered,
+    drawn_weights,
+    laid,
+    look_before,
+    of_records,
+    refer,
+    settle,
+    speaker_for,
+)
+from tunesmith.batch import encoded, padding_for
 from tunesmith.commit import write_file
-from tunesmith.contracts import Adapted, Artifact, Corpus, Foundation, Task
+from tunesmith.contracts import Adapted, Artifact, Corpus, Foundation, Outputs, Predictions, Record, Task
 from tunesmith.deploy.export import export
-from tunesmith.deploy.parcel import Golden, Parcel
+from tunesmith.deploy.parcel import Parcel
+from tunesmith.deploy.parity import golden
 from tunesmith.errors import UserError, named
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.judge import judge
 from tunesmith.evaluate.lines import prediction_line
 from tunesmith.evaluate.metrics import measure
-from tunesmith.forward import Inference, all_outputs
+from tunesmith.generate import with_replies
+from tunesmith.house import House, Prepared, Screen
 from tunesmith.prepare.audit import picture
-from tunesmith.prepare.corpus import file_hashes, read_corpus
+from tunesmith.prepare.corpus import file_hashes, read_corpus, without
 from tunesmith.prepare.encode import encode_corpus, lengths
 from tunesmith.prepare.options import DataOptions
+from tunesmith.quiet import quiet
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
 from tunesmith.run import Run, environment
@@ -35,47 +48,14 @@ from tunesmith.train.journal import read_journal
 from tunesmith.train.loop import Course
 from tunesmith.train.plan import choose_precision, make_plan
 from tunesmith.train.signals import stop_wish
-from tunesmith.training import Outcome, Session, Teller, cost, train
-from tunesmith.world import World, alone, joined
+from tunesmith.training import Outcome, Session, cost, train
+from tunesmith.world import joined
 
 MOST_TOKENS = 512
 """Longest row by default, where the model could take more: cost grows with the square of the length."""
 GOLDEN_ROWS = 64
 WIDTHS = 8
 """Widths of batches are multiples of it. Measured on a CPU in bfloat16: an eighth less time and memory."""
-
-
-class Screen(Teller, Protocol):
-    """Who is told how the run goes."""
-
-    def stage(self, name: str, what: str) -> None:
-        """A stage begins."""
-
-
-@dataclass(frozen=True)
-class House:
-    """What all stages share: the recipe, the run's folder, where its relative paths start, the world, the screen."""
-
-    recipe: Recipe
-    run: Run
-    base: Path
-    world: World
-    screen: Screen
-
-    def keep(self, name: str, data: Any) -> None:
-        """Writes a JSON file of the run, on the main process."""
-        if self.world.main:
-            self.run.write_json(name, data)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The rows, encoded for the model, and the longest row in tokens."""
-
-    corpus: Corpus
-    encoded: Mapping[str, Encoded]
-    padding: Padding
-    max_tokens: int
 
 
 def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
@@ -90,8 +70,11 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
         foundation = select(house)
         prepared = prepare(house, foundation)
         adapted, task = adapt(house, foundation, prepared)
+        prepared = refer(house, prepared, adapted, task)
+        untuned = look_before(house, foundation, prepared, adapted, task)
         tune(house, foundation, prepared, adapted, task)
-        evaluate(house, prepared, adapted, task)
+        task = settle(house, prepared, adapted, task)
+        evaluate(house, foundation, prepared, adapted, task, untuned)
         deploy(house, foundation, prepared, adapted, task)
         finish(house, time.monotonic() - began)
     return folder
@@ -150,11 +133,13 @@ def prepare(house: House, foundation: Foundation) -> Prepared:
     house.screen.stage("prepare", _sources(house.recipe))
     corpus = read_corpus(data, house.recipe.task, base=house.base, seed=house.recipe.seed)
     _require_same(house, corpus)
-    ways = ", ".join(f"{count} {way}" for way, count in corpus.ledger.ways.items())
-    house.screen.say(f"{sum(corpus.ledger.read.values())} rows read: {ways}")
     most = window(foundation, data)
     cache = run.folder.parent / ".cache" if data.cache else None
-    rows = encode_corpus(corpus, foundation.tokenizer, most, cache=cache, world=house.world)
+    rows = encode_corpus(corpus, foundation.codec, most, cache=cache, world=house.world)
+    corpus = without(corpus, {split: encoded_rows.refused for split, encoded_rows in rows.items()})
+    rows = {split: encoded_rows for split, encoded_rows in rows.items() if len(encoded_rows)}
+    ways = ", ".join(f"{count} {way}" for way, count in corpus.ledger.ways.items())
+    house.screen.say(f"{sum(corpus.ledger.read.values())} rows read: {ways}")
     measured = lengths(rows)
     for split, facts in measured.items():
         if facts["cut_rows"]:
@@ -230,15 +215,27 @@ def adapt(house: House, foundation: Foundation, prepared: Prepared) -> tuple[Ada
 
 def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> Outcome:
     """Trains the model; it ends with the weights that the recipe asks for."""
-    recipe, rows = house.recipe, prepared.corpus.splits["train"]
+    recipe, rows = house.recipe, prepared.encoded["train"]
     precision = choose_precision(recipe.train.precision, foundation.card.model_type, house.world.device)
     peak = recipe.train.learning_rate or recipe.method.learning_rate
     plan = make_plan(recipe.train, rows=len(rows), seed=recipe.seed, peak=peak, precision=precision)
     house.screen.stage(
         "train", f"{plan.steps} steps of {recipe.train.batch_size} rows in {precision}, peak rate {peak:g}"
     )
-    course = Course(task, prepared.encoded["train"], prepared.padding, plan, house.world, task.weigh(rows))
-    watched = recipe.train.stop.metric or task.metrics[0]
+    weights = drawn_weights(task, prepared)
+    course = Course(task, rows, laid(house, foundation, prepared, adapted, task), plan, house.world, weights)
+    shown, speaker = recipe.evaluate.validation_replies, speaker_for(house, foundation, prepared)
+    speaks = task.decoding_for(foundation.codec) is not None
+    watched = recipe.train.stop.metric or ("loss" if speaks and not shown else task.metrics[0])
+
+    def complete(
+        model: torch.nn.Module, outputs: Outputs, records: Sequence[Record]
+    ) -> tuple[Outputs, Sequence[Record]]:
+        if not speaks or not shown:
+            return outputs, records
+        some = records[:shown]
+        return with_replies(model, task, of_records(outputs, some), some, speaker), some
+
     session = Session(
         run=house.run,
         corpus=replace(prepared.corpus, task=task),
@@ -246,6 +243,7 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
         encoded=prepared.encoded,
         course=course,
         measure=lambda predictions: measure(predictions, task.metrics),
+        complete=complete,
         metric=watched if watched == "loss" else METRICS.load(watched).name,
         higher_is_better=watched != "loss" and METRICS.load(watched).higher_is_better,
         facts={
@@ -257,7 +255,8 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
             "device": house.world.device.type,
         },
     )
-    with stop_wish() as wish:  # elsewhere a signal ends the run at once: nothing would be lost
+    # Elsewhere a signal ends the run at once: nothing would be lost. What libraries think of a step is for nobody.
+    with stop_wish() as wish, quiet():
         outcome = train(session, wish, house.screen)
     best = "" if outcome.weights_of == outcome.steps else f", with the weights of step {outcome.weights_of}"
     house.screen.say(f"{outcome.reason} after {outcome.steps} steps{best}")
@@ -266,12 +265,18 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
     return outcome
 
 
-def evaluate(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> None:
+def evaluate(
+    house: House,
+    foundation: Foundation,
+    prepared: Prepared,
+    adapted: Adapted,
+    task: Task,
+    untuned: Predictions | None = None,
+) -> None:
     """Judges the tuned model on the test split, or where there is none on the validation split."""
-    corpus = prepared.corpus
-    split = next(name for name in ("test", "validation", "train") if corpus.splits.get(name))
+    corpus, split = prepared.corpus, prepared.judged
     house.screen.stage("evaluate", f"{len(corpus.splits[split])} {split} rows, beside simple baselines")
-    outputs = all_outputs(adapted.model, task, prepared.encoded[split], prepared.padding, Inference(house.world))
+    outputs = answered(house, foundation, prepared, adapted, task)
     if not house.world.main:
         return
     predictions = task.predictions(outputs, corpus.splits[split])
@@ -283,20 +288,27 @@ def evaluate(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> 
         options=house.recipe.evaluate,
         seed=house.recipe.seed,
         remarks=_remarks(corpus, split),
+        untuned=untuned,
     )
     house.keep("evaluation.json", found)
-    answers = [task.answer(row) for row in outputs]
-    lines = (
-        json.dumps(prediction_line(predictions, place, record, answers[place]), ensure_ascii=False)
-        for place, record in enumerate(corpus.splits[split])
-    )
+    answers = task.answers(outputs, corpus.splits[split])
+    lines = []
+    for place, record in enumerate(corpus.splits[split]):
+        line = prediction_line(predictions, place, record, answers[place])
+        if untuned is not None and untuned.kind == "texts" and untuned.answers[place]:
+            line["untuned"] = untuned.answers[place][0]
+        lines.append(json.dumps(line, ensure_ascii=False))
     write_file(house.run.predictions, "".join(f"{line}\n" for line in lines))
     house.screen.say(found["verdict"])
 
 
 def _remarks(corpus: Corpus, split: str) -> list[str]:
     left_out = corpus.unjudged.get(split, 0)
-    return [f"{left_out} more {split} rows have labels that were not learned, and are not counted"] if left_out else []
+    return (
+        [f"{left_out} more {split} rows cannot be judged (the ledger says why), and are not counted"]
+        if left_out
+        else []
+    )
 
 
 def deploy(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> list[Artifact]:
@@ -338,10 +350,8 @@ def _parcel(house: House, foundation: Foundation, prepared: Prepared, adapted: A
     recipe = house.recipe
     folded = task.fold(adapted.model)
     corpus, padding = prepared.corpus, prepared.padding
-    split = next(name for name in ("test", "validation", "train") if corpus.splits.get(name))
-    records = list(corpus.splits[split][:GOLDEN_ROWS])
-    data = encoded(folded.encode(records, foundation.tokenizer, prepared.max_tokens))
-    outputs = all_outputs(adapted.model, folded, data, padding, Inference(alone(house.world.device)))
+    records = list(corpus.splits[prepared.judged][:GOLDEN_ROWS])
+    data = encoded(folded.encode(records, foundation.codec, prepared.max_tokens))
     settings = recipe.as_mapping()
     options: dict[str, Any] = folded.model_dump(mode="json")  # type: ignore[attr-defined]  # tasks are options
     return Parcel(
@@ -351,7 +361,7 @@ def _parcel(house: House, foundation: Foundation, prepared: Prepared, adapted: A
         task=folded,
         task_spec={**options, "kind": settings["task"]["kind"]},
         max_tokens=prepared.max_tokens,
-        golden=Golden(data, padding, outputs, records),
+        golden=golden(adapted.model, folded, data, padding, records),
         facts=card_facts(recipe, house.run),
     )
 

@@ -30,6 +30,8 @@ from tunesmith.train.options import TrainOptions
 
 SHORT = {"model": "name", "task": "kind", "data": "train", "method": "kind", "deploy": "formats"}
 """The key that a plain text or list stands for, by section."""
+SILENT = ("loss", "reply_nll", "token_accuracy")
+"""What can be watched of a task that writes texts, without letting it write any."""
 PLAIN_NAME = re.compile(r"[^\W_][\w.+-]{0,99}")
 
 
@@ -154,6 +156,10 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
             stop.metric,
             f"metric {shown(stop.metric)} is not measured; {nearest(stop.metric, watched)}",
         )
+    spoken = hasattr(recipe.task, "decoding") and not recipe.evaluate.validation_replies
+    if spoken and stop.metric is not None and stop.metric not in SILENT:
+        message = f"{stop.metric} needs generated texts; set evaluate.validation_replies, or watch loss"
+        add(("train", "stop", "metric"), stop.metric, message)
     return problems
 
 

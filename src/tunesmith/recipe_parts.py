@@ -30,10 +30,12 @@ class Part:
         own = {"type": "string", "pattern": ":", "description": f"A {what} of your own: `package.module:Name`."}
         plain = {"enum": list(self.catalog), "description": f"The {what} with all its defaults."}
         open_part = {"type": "object", "properties": {"kind": own}, "required": ["kind"]}
-        return {"anyOf": [plain, own, *(self._kind_schema(kind) for kind in self.catalog), open_part]}
+        return {"anyOf": [plain, own, *(self._kind_schema(kind, handler) for kind in self.catalog), open_part]}
 
-    def _kind_schema(self, kind: str) -> dict[str, Any]:
-        schema: dict[str, Any] = self.catalog.load(kind).model_json_schema()
+    def _kind_schema(self, kind: str, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Asked of the whole schema's own handler, so that sections inside a part stand among its definitions."""
+        part: type[Options] = self.catalog.load(kind)
+        schema: dict[str, Any] = {**handler.resolve_ref_schema(handler(part.__pydantic_core_schema__))}
         schema["properties"] = {"kind": {"const": kind}, **schema.get("properties", {})}
         schema["required"] = ["kind", *schema.get("required", [])]
         return schema

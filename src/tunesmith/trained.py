@@ -16,7 +16,8 @@ from tunesmith.contracts import Answer, Artifact, Corpus, Record, Task
 from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.export import NOTE
 from tunesmith.deploy.export import export as write_artifact
-from tunesmith.deploy.parcel import Golden, Parcel
+from tunesmith.deploy.parcel import Parcel
+from tunesmith.deploy.parity import golden
 from tunesmith.deploy.predictor import Predictor
 from tunesmith.errors import BadRow, UserError, named, nearest, shown
 from tunesmith.evaluate.judge import judge
@@ -216,7 +217,7 @@ def _merged(run: Run, target: Path) -> Artifact:
     split = next(name for name in ("test", "validation", "train") if corpus.splits.get(name))
     records = list(corpus.splits[split][:GOLDEN_ROWS])
     padding = padding_for(task.columns(), foundation.tokenizer.pad_token_id)
-    data = encoded(task.encode(records, foundation.tokenizer, predictor.max_tokens))
+    data = encoded(task.encode(records, foundation.codec, predictor.max_tokens))
     parcel = Parcel(
         model=predictor.model,
         method=recipe.method,
@@ -224,7 +225,7 @@ def _merged(run: Run, target: Path) -> Artifact:
         task=task,
         task_spec=Part(TASKS).written(cast(Any, task)),
         max_tokens=predictor.max_tokens,
-        golden=Golden(data, padding, predictor.outputs(records), records),
+        golden=golden(predictor.model, task, data, padding, records),
         facts=card_facts(recipe, run),
     )
     return write_artifact("safetensors", parcel, target)

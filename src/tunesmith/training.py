@@ -2,18 +2,19 @@
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
+from torch.nn import Module
 
 from tunesmith import commit
 from tunesmith.batch import Encoded
-from tunesmith.contracts import Adapted, Corpus, Predictions, Step
+from tunesmith.contracts import Adapted, Corpus, Outputs, Predictions, Record, Step
 from tunesmith.errors import Interrupted, TrainingStopped, UserError
-from tunesmith.forward import Inference, all_outputs, mean_loss
+from tunesmith.forward import Inference, all_outputs
 from tunesmith.run import Run
 from tunesmith.train.checkpoint import Checkpoints, load_weights
 from tunesmith.train.journal import Journal, read_journal
@@ -24,6 +25,7 @@ from tunesmith.train.stopping import Watch
 from tunesmith.train.trackers import Tracked, Tracker, open_trackers, values
 
 Measure = Callable[[Predictions], dict[str, float | None]]
+Complete = Callable[[Module, Outputs, Sequence[Record]], tuple[Outputs, Sequence[Record]]]
 
 
 class Teller(Protocol):
@@ -40,7 +42,8 @@ class Teller(Protocol):
 class Session:
     """Everything that training needs.
 
-    encoded: the splits as the model sees them. measure: the task's metrics of predictions, by name.
+    encoded: the splits as the model sees them. measure: the task's metrics of predictions, by name. complete: gives
+    those records that are to be measured with their outputs, and adds generated texts where the task has any.
     metric: the name of the one to watch, and whether higher is better.
     """
 
@@ -50,6 +53,7 @@ class Session:
     encoded: Mapping[str, Encoded]
     course: Course
     measure: Measure
+    complete: Complete
     metric: str
     higher_is_better: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -185,8 +189,10 @@ class _Desk:
             return
         course, records = session.course, session.corpus.splits["validation"]
         run = Inference(course.world, course.plan.precision)
-        outputs = all_outputs(self.state.model, course.task, session.encoded["validation"], course.padding, run)
-        loss = mean_loss(course.task, outputs, session.encoded["validation"], course.padding)
+        padding = replace(course.padding, pack=None)
+        passed = all_outputs(self.state.model, course.task, session.encoded["validation"], padding, run)
+        loss = passed.mean_loss
+        outputs, records = session.complete(self.state.model, passed.outputs, records)
         metrics = session.measure(course.task.predictions(outputs, records))
         watched = loss if session.metric == "loss" else metrics[session.metric]
         better = self.watch.see(step.step, watched)
@@ -203,8 +209,9 @@ class _Desk:
             for tracker in self.trackers:
                 tracker.write(step.step, values(event))
             shown = "not defined" if watched is None else f"{watched:.4f}"
+            lost = "not defined" if loss is None else f"{loss:.4f}"
             self.teller.say(
-                f"step {step.step}: validation loss {loss:.4f}, {session.metric} {shown}{' (best)' if better else ''}"
+                f"step {step.step}: validation loss {lost}, {session.metric} {shown}{' (best)' if better else ''}"
             )
 
     def save(self) -> None:

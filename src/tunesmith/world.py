@@ -1,12 +1,14 @@
 """The processes that train together: which one this is, and how they meet. Started by `torchrun`, or alone."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -43,6 +45,33 @@ class World:
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
+
+    def gather_arrays(self, arrays: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        """The arrays of every process, of any shapes alike but for the first extent, in order of rank."""
+        if self.size == 1:
+            return list(arrays)
+        shapes = self._lists([[len(array.shape), *array.shape] for array in arrays])
+        flat = [array.ravel().tolist() for array in arrays]
+        values = self._lists([[value for line in flat for value in line]])
+        found: list[NDArray[np.float64]] = []
+        for own_shapes, own_values in zip(shapes, values, strict=True):
+            start = at = 0
+            while at < len(own_shapes):
+                rank = int(own_shapes[at])
+                shape = [int(extent) for extent in own_shapes[at + 1 : at + 1 + rank]]
+                size = int(np.prod(shape))
+                found.append(np.array(own_values[start : start + size], dtype=np.float64).reshape(shape))
+                start, at = start + size, at + 1 + rank
+        return found
+
+    def _lists(self, lines: Sequence[Sequence[float]]) -> list[list[float]]:
+        """The numbers of each process, which need not be equally many."""
+        numbers = torch.tensor([value for line in lines for value in line], dtype=torch.float64, device=self.device)
+        sizes = self.gather(torch.tensor([len(numbers)], dtype=torch.int64, device=self.device)).tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.float64, device=self.device)
+        padded[: len(numbers)] = numbers
+        parts = self.gather(padded[None, :]).tolist()
+        return [part[:size] for part, size in zip(parts, sizes, strict=True)]
 
 
 def alone(device: torch.device | None = None) -> World:

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
+from tunesmith.adapt.layers import computed_weights
 from tunesmith.contracts import Adapted, Family
 from tunesmith.options import Options
 
@@ -18,9 +19,12 @@ class Full(Options):
     artifact: ClassVar[str] = "safetensors"
 
     def adapt(self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int) -> Adapted:
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
-        return Adapted(model, tuple(name for name, _ in model.named_parameters()), tuple(head))
+        computed = computed_weights(model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in computed)
+        moving = tuple(name for name, _ in model.named_parameters() if name not in computed)
+        notes = (f"computed, not learned: {', '.join(computed)}",) if computed else ()
+        return Adapted(model, moving, tuple(head), notes)
 
     def merge(self, model: nn.Module) -> PreTrainedModel:
         if not isinstance(model, PreTrainedModel):

@@ -14,6 +14,12 @@ def block_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     }
 
 
+def computed_weights(model: PreTrainedModel) -> tuple[str, ...]:
+    """The names of weights that a formula gives (sinusoidal positions), through which no gradient is led."""
+    modules = {name: module for name, module in model.named_modules() if "Sinusoidal" in type(module).__name__}
+    return tuple(f"{name}.{part}" for name, module in modules.items() for part, _ in module.named_parameters())
+
+
 def leaf_names(layers: dict[str, nn.Module]) -> list[str]:
     """The different last parts of the layers' names, in order of appearance: query, key, value, …"""
     return list(dict.fromkeys(name.rpartition(".")[2] for name in layers))

@@ -20,12 +20,14 @@ from tunesmith.quiet import quiet
 TASK_TYPES = {
     "ForSequenceClassification": TaskType.SEQ_CLS,
     "ForTokenClassification": TaskType.TOKEN_CLS,
-    "ForQuestionAnswering": TaskType.QUESTION_ANS,
     "ForCausalLM": TaskType.CAUSAL_LM,
     "LMHeadModel": TaskType.CAUSAL_LM,
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
-"""What PEFT calls a model with a head of this kind, by the end of its class name."""
+"""What PEFT calls a model with a head of this kind, by the end of its class name.
+
+Question answering is left out: PEFT's class for it does not hand token types and positions on.
+"""
 
 
 class LoRA(Options):

@@ -2,12 +2,16 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunesmith.cli.screen import emit, heading, say, say_table
 
+if TYPE_CHECKING:
+    from tunesmith.contracts import Foundation
+
+COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 EXTRAS = {
     "data": ("pyarrow", "datasets"),
     "serve": ("fastapi", "uvicorn"),
@@ -26,6 +30,8 @@ def doctor(
 ) -> None:
     """Check this machine: versions, processor, memory, extras, and whether a model can be used.
 
+    Of a model that writes texts, or has a chat template, that template is tried out, too; an error ends with 2.
+
     \b
     tunesmith doctor
     tunesmith doctor builtin:minilm
@@ -34,9 +40,10 @@ def doctor(
 
     found: dict[str, Any] = {"environment": environment(), "extras": extras()}
     if model is not None:
-        found["model"] = _model(model)
+        found |= _model(model)
     emit(found) if as_json else _say(found)
-    if "fault" in found.get("model", {}):
+    broken = any(finding["level"] == "error" for finding in found.get("template", ()))
+    if broken or "fault" in found.get("model", {}):
         raise typer.Exit(2)
 
 
@@ -46,7 +53,8 @@ def extras() -> dict[str, bool]:
 
 
 def _model(name: str) -> dict[str, Any]:
-    """What is known of a model before its weights are read, or why it cannot be used."""
+    """What is known of a model before its weights are read, or why it cannot be used; and of its chat template."""
+    from tunesmith.contracts import Family
     from tunesmith.errors import UserError
     from tunesmith.select.foundation import open_foundation
     from tunesmith.select.options import ModelOptions
@@ -54,9 +62,9 @@ def _model(name: str) -> dict[str, Any]:
     try:
         foundation = open_foundation(ModelOptions(name=name), Path())
     except UserError as error:
-        return {"name": name, "fault": str(error)}
+        return {"model": {"name": name, "fault": str(error)}}
     card, tokenizer = foundation.card, foundation.tokenizer
-    return {
+    facts = {
         "name": card.name,
         "family": str(card.family),
         "type": card.model_type,
@@ -70,6 +78,30 @@ def _model(name: str) -> dict[str, Any]:
         "end": tokenizer.eos_token,
         "chat_template": tokenizer.chat_template is not None,
     }
+    talks = card.family is not Family.ENCODER or tokenizer.chat_template is not None
+    return {"model": facts, **({"template": _template(foundation)} if talks else {})}
+
+
+def _template(foundation: "Foundation") -> list[dict[str, Any]]:
+    """What was found of a model's chat template: name, level and message of each check."""
+    from dataclasses import asdict
+
+    from transformers import GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME
+
+    from tunesmith.contracts import Family
+    from tunesmith.tasks.template_doctor import diagnose
+
+    settings = None
+    if (foundation.folder / GENERATION_CONFIG_NAME).is_file():
+        settings = GenerationConfig.from_pretrained(foundation.folder, local_files_only=True)
+    found = diagnose(
+        foundation.tokenizer,
+        encoder_decoder=foundation.family is Family.ENCODER_DECODER,
+        config=foundation.config,
+        generation=settings,
+    )
+    return [asdict(one) for one in found]
 
 
 def _say(found: dict[str, Any]) -> None:
@@ -93,3 +125,8 @@ def _say(found: dict[str, Any]) -> None:
                 (key, ", ".join(value) if isinstance(value, list) else value) for key, value in found["model"].items()
             )
             say_table(("fact", ""), rows)
+    if "template" in found:
+        heading("chat template")
+        levels = [COLOURS[finding["level"]] for finding in found["template"]]
+        checks = [(finding["level"], finding["name"], finding["message"]) for finding in found["template"]]
+        say_table(("level", "check", "found"), checks, levels)

@@ -38,8 +38,8 @@ def heading(line: object) -> None:
     say(line, "bold")
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints rows in columns as wide as their texts; numbers are set to the right."""
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]], styles: Sequence[str] = ()) -> None:
+    """Prints rows in columns as wide as their texts; numbers are set to the right. styles: of each row, if any."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([cell_len(name), *(cell_len(row[place]) for row in cells)]) for place, name in enumerate(columns)]
     right = [bool(cells) and all(_is_number(row[place]) for row in cells) for place in range(len(columns))]
@@ -52,8 +52,8 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         return "  ".join(padded).rstrip()
 
     console().print(Text(line(columns), "bold"))
-    for row in cells:
-        console().print(Text(line(row)))
+    for place, row in enumerate(cells):
+        console().print(Text(line(row), styles[place] if styles else ""))
 
 
 def _cell(value: object) -> str:

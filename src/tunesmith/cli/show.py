@@ -7,6 +7,16 @@ import typer
 
 from tunesmith.cli.screen import emit, heading, say, say_table
 
+MARKS = {
+    "weight": "weight",
+    "tag": "tag",
+    "start": "start",
+    "end": "end",
+    "was": "was",
+    "token_type_ids": "segment",
+}
+"""What a token may have besides itself, and what its column is called."""
+
 
 def show(
     what: Annotated[Path, typer.Argument(metavar="RUN|RECIPE|DATA", help="Folder of a run, a recipe, or a data file.")],
@@ -19,7 +29,7 @@ def show(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a run did, or a row exactly as the model sees it.
+    """Show what a run did, or a row exactly as the model sees it: the tokens that are learned have a *.
 
     \b
     tunesmith show runs/tickets
@@ -94,9 +104,48 @@ def _row(what: Path, split: str, row: int, model: str | None) -> dict[str, Any]:
 def _say_row(view: dict[str, Any]) -> None:
     say(f"{view['split']} row {view['row']} ({view['where']})", "bold")
     for name, text in view["inputs"].items():
-        say(f"{name}: {text}")
-    say(f"target: {view['target']}")
-    say(f"{len(view['tokens'])} tokens" + (f", {view['cut']} cut" if view["cut"] else ""))
-    say_table(
-        ("place", "id", "token"), ((place, token["id"], token["text"]) for place, token in enumerate(view["tokens"]))
-    )
+        for place, line in enumerate(_lines(text)):
+            say(f"{name}: {line}" if not place else f"  {line}")
+    if view["target"] not in ((), None):
+        say(f"target: {_target(view['target'])}")
+    if view["refused"]:
+        say(f"not learned from: {view['refused']}", "yellow")
+    count = sum(len(sequence["tokens"]) for sequence in view["sequences"])
+    weight = "" if view["weight"] in (None, view["learned"]) else f" (weight {view['weight']:.4g})"
+    marked = f", {view['learned']} of them learned{weight}" if view["learned"] else ""
+    say(f"{count} tokens{marked}" + (f", {view['cut']} cut" if view["cut"] else ""))
+    for sequence in view["sequences"]:
+        _say_sequence(sequence)
+
+
+def _lines(text: object) -> list[str]:
+    """The lines of an input; of several texts one a line."""
+    return str(text).splitlines() if not isinstance(text, list | tuple) else [str(entry) for entry in text]
+
+
+def _target(target: object) -> str:
+    """What is right: one value as it is, several with commas."""
+    if not isinstance(target, list | tuple):
+        return str(target)
+    return ", ".join(repr(tuple(part)) if isinstance(part, tuple) else str(part) for part in target)
+
+
+def _say_sequence(sequence: dict[str, Any]) -> None:
+    """Prints the tokens of a sequence, the learned ones with a mark and in green."""
+    if sequence["part"]:
+        heading(sequence["part"])
+    for name, values in sequence["targets"].items():
+        say(f"{name}: {', '.join(f'{value:g}' for value in values)}")
+    tokens = sequence["tokens"]
+    named = [name for name in MARKS if any(token.get(name) for token in tokens)]
+    rows = [
+        ("*" if token["learned"] else "", place, token["id"], token["text"], *(_said(token, name) for name in named))
+        for place, token in enumerate(tokens)
+    ]
+    styles = ["green" if token["learned"] else "" for token in tokens]
+    say_table(("", "place", "id", "token", *(MARKS[name] for name in named)), rows, styles)
+
+
+def _said(token: dict[str, Any], name: str) -> object:
+    value = token.get(name)
+    return MARKS[name] if value is True else "" if value is None else value

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
 
 MODEL = "builtin:minilm"
+ABOUT_MODEL = "a hub id such as org/name, a folder, or builtin:minilm"
 RECIPE_ENDINGS = (".yaml", ".yml")
 ENOUGH_TO_TEST = 50
 """Rows from which a part is kept back for the final score."""
@@ -22,7 +23,7 @@ TEXT = """\
 {notes}
 # Everything not written here has a default; `tunesmith schema` lists all keys, and the run keeps them resolved.
 
-model: {model}  # a hub id such as org/name, a folder, or builtin:minilm
+model: {model}  # {about_model}
 
 task:
   kind: {kind}
@@ -50,7 +51,10 @@ deploy: [auto]  # what suits the method; or safetensors, adapter
 
 @dataclass(frozen=True)
 class Starter:
-    """What a recipe for a data file says. options: the task's. notes: what was seen and why it was read so."""
+    """What a recipe for a data file says. options: the task's. notes: what was seen and why it was read so.
+
+    missing: what kind of model has still to be named, where the one named cannot learn the task.
+    """
 
     data: Path
     model: str
@@ -58,6 +62,7 @@ class Starter:
     options: Mapping[str, Any]
     rows: int
     notes: tuple[str, ...]
+    missing: str | None = None
 
     @property
     def test(self) -> float:
@@ -77,6 +82,7 @@ class Starter:
             data=named(self.data.name),
             notes="\n".join(f"#   {note}" for note in self.notes),
             model=write_value(self.model),
+            about_model=ABOUT_MODEL if self.missing is None else f"an encoder: {self.missing}",
             kind=self.kind,
             options="\n".join(f"  {key}: {write_value(value)}" for key, value in self.options.items()),
             train=write_value(moved_path(str(self.data), Path(), out.parent)),
@@ -102,7 +108,26 @@ def look(data: Path, *, model: str | None = None, task: str | None = None) -> St
         needed = ", ".join(name for name, field in fields.items() if field.is_required() and name not in options)
         if needed:
             notes = (*notes, f"still to be written under task: {needed}")
-    return Starter(data, model or MODEL, task or found.kind, options, found.rows, notes)
+    kind = task or found.kind
+    missing = _missing(kind) if model is None else None
+    if missing is not None:
+        notes = (*notes, f"model: {MODEL} is an encoder; {missing}")
+    return Starter(data, model or MODEL, kind, options, found.rows, notes, missing)
+
+
+def _missing(kind: str) -> str | None:
+    """What to name instead of the model that is used when none is named, if that one cannot learn the task."""
+    from tunesmith.contracts import Family
+    from tunesmith.prepare.detect import KINDS
+    from tunesmith.tasks import TASKS
+
+    if kind in KINDS or kind not in TASKS:  # the latter may be of any shape
+        return None
+    families = TASKS.load(kind).families
+    if Family.ENCODER in families:
+        return None
+    other = ", or an encoder-decoder such as a T5 or BART" if Family.ENCODER_DECODER in families else ""
+    return f"name a decoder such as a Llama or GPT folder for this task{other}"
 
 
 def _fields(task: str) -> Mapping[str, Any]:
@@ -114,7 +139,7 @@ def _fields(task: str) -> Mapping[str, Any]:
     part = TASKS.load(task)
     if not (isinstance(part, type) and issubclass(part, BaseModel)):
         raise UserError(f"--task {shown(task)}", "is no task", "see CONTRIBUTING.md for what one is")
-    return part.model_fields
+    return {field.alias or name: field for name, field in part.model_fields.items()}
 
 
 def _as_fields(options: Mapping[str, Any], fields: Container[str]) -> dict[str, Any]:

@@ -6,9 +6,18 @@ from typing import Any
 import yaml
 
 from tunesmith.deploy.parcel import Parcel
+from tunesmith.deploy.usage import usage
 from tunesmith.figures import interval
 
-PIPELINES = {"AutoModelForSequenceClassification": "text-classification"}
+PIPELINES = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForMultipleChoice": "multiple-choice",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSeq2SeqLM": "text2text-generation",
+}
 SHOWN_LABELS = 100
 
 
@@ -21,7 +30,7 @@ def model_card(kind: str, parcel: Parcel) -> str:
         f"# {inert(facts.get('name') or 'tuned model')}\n",
         f"{inert(card.name)}, a {card.family} model ({inert(card.model_type)}), fine-tuned with tunesmith: "
         f"task `{_code(parcel.task_spec['kind'])}`, method `{_code(facts['method']['kind'])}`.\n",
-        "## Use\n\n" + _usage(kind, parcel),
+        "## Use\n\n" + usage(kind, parcel),
         _labels(parcel),
         "## Data\n\n" + _data(facts),
         "## Results\n\n" + _results(evaluation),
@@ -69,37 +78,10 @@ def _head(kind: str, parcel: Parcel, evaluation: Mapping[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _usage(kind: str, parcel: Parcel) -> str:
-    auto = parcel.auto_class
-    if kind == "adapter":
-        loading = (
-            f"from peft import PeftModel\nfrom transformers import AutoConfig, {auto}, AutoTokenizer\n\n"
-            'folder = "path/to/this/folder"\n'
-            f'base = "{_code(parcel.foundation.portable_name)}"\n'
-            f"model = {auto}.from_pretrained(base, config=AutoConfig.from_pretrained(folder))\n"
-            "model = PeftModel.from_pretrained(model, folder).eval()\n"
-        )
-    else:
-        loading = (
-            f"from transformers import {auto}, AutoTokenizer\n\n"
-            'folder = "path/to/this/folder"\n'
-            f"model = {auto}.from_pretrained(folder).eval()\n"
-        )
-    return (
-        f"```python\n{loading}tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        f'inputs = tokenizer("some text", truncation=True, max_length={parcel.max_tokens}, return_tensors="pt")\n'
-        "print(model(**inputs).logits, model.config.id2label)\n```\n\n"
-        "Outputs are "
-        + ("numbers in the units of the data.\n" if _is_regression(parcel) else "scores before softmax or sigmoid.\n")
-    )
-
-
-def _is_regression(parcel: Parcel) -> bool:
-    return parcel.task.head().get("problem_type") == "regression"
-
-
 def _labels(parcel: Parcel) -> str:
-    names = list(parcel.task.head()["id2label"].values())
+    names = list(parcel.task.head().get("id2label", {}).values())
+    if not names:
+        return ""
     shown = ", ".join(f"`{_code(name)}`" for name in names[:SHOWN_LABELS])
     more = f" and {len(names) - SHOWN_LABELS} more" if len(names) > SHOWN_LABELS else ""
     return f"Outputs in order: {shown}{more}.\n"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -34,6 +35,7 @@ def export(kind: str, parcel: Parcel, target: Path, *, verify: bool = True) -> A
 
     def fill(folder: Path) -> None:
         _refuse_broken(parcel.model)
+        _furnish(parcel)
         write(parcel, folder)
         parcel.foundation.tokenizer.save_pretrained(folder)
         (folder / NOTE).write_text(json.dumps(_note(kind, parcel), indent=1, ensure_ascii=False) + "\n")
@@ -43,6 +45,19 @@ def export(kind: str, parcel: Parcel, target: Path, *, verify: bool = True) -> A
 
     manifest = commit.commit_folder(target, fill, facts={"kind": kind}, replace=True)
     return Artifact(kind, target, sum(int(entry["size"]) for entry in manifest.files.values()), parity)
+
+
+def _furnish(parcel: Parcel) -> None:
+    """Lets the ends of replies and the chat template travel with the model."""
+    codec = parcel.foundation.codec
+    parcel.task.furnish(codec)
+    decoding = parcel.task.decoding_for(codec)
+    config: Any = parcel.model.generation_config if decoding is not None else None
+    if decoding is not None and config is not None:
+        config.eos_token_id = list(decoding.stop_ids)
+        config.pad_token_id = codec.tokenizer.pad_token_id
+        if decoding.forced is not None:
+            config.forced_bos_token_id = decoding.forced
 
 
 def write_full(parcel: Parcel, folder: Path) -> None:
@@ -67,6 +82,8 @@ def write_adapter(parcel: Parcel, folder: Path) -> None:
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
     base.config.save_pretrained(folder)
+    if base.can_generate() and base.generation_config is not None:
+        base.generation_config.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT leaves an empty form
 
 

@@ -4,21 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from tunesmith.batch import Encoded, Padding
 from tunesmith.contracts import Foundation, Method, Record, Task
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Rows with the outputs, [N, ...], that every export must give again."""
+    """Batches of encoded rows, with the outputs by name that every export must give again.
 
-    data: Encoded
-    padding: Padding
-    outputs: NDArray[np.float64]
+    places: of each batch, the number in `records` of each of its lines.
+    """
+
+    batches: Sequence[Mapping[str, Tensor]]
+    outputs: Sequence[Mapping[str, Tensor]]
+    places: Sequence[Sequence[int]]
     records: Sequence[Record]
 
 

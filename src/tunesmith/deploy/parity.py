@@ -4,16 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
-from tunesmith.batch import collate
-from tunesmith.deploy.parcel import Parcel
+from tunesmith.batch import Encoded, Padding
+from tunesmith.contracts import Record, Task
+from tunesmith.deploy.parcel import Golden, Parcel
+from tunesmith.deploy.parity_child import reduced
 from tunesmith.errors import CheckFailed
+from tunesmith.forward import JUDGED, batch_of
 
 LIMIT = 1e-4
 """Largest difference of outputs in float32, relative to the largest output where that is above 1."""
@@ -28,13 +33,9 @@ def check_parity(folder: Path, kind: str, parcel: Parcel) -> dict[str, Any]:
     The process gets token ids, loads the artefact as its model card says, and gives outputs back; files carry both.
     """
     golden = parcel.golden
-    groups = [
-        list(range(at, min(at + ROWS_A_BATCH, len(golden.data)))) for at in range(0, len(golden.data), ROWS_A_BATCH)
-    ]
-    batches = [collate(golden.data, group, golden.padding) for group in groups]
     with TemporaryDirectory() as place:
         work = Path(place)
-        tensors = {f"{n}/{name}": t.numpy() for n, batch in enumerate(batches) for name, t in batch.inputs.items()}
+        tensors = {f"{n}/{name}": t.contiguous() for n, batch in enumerate(golden.batches) for name, t in batch.items()}
         save_file(tensors, work / "inputs.safetensors")
         request = {
             "artifact": str(folder.resolve()),
@@ -45,16 +46,39 @@ def check_parity(folder: Path, kind: str, parcel: Parcel) -> dict[str, Any]:
         (work / "request.json").write_text(json.dumps(request))
         _run(work)
         found = load_file(work / "outputs.safetensors")
-    outputs = np.concatenate([found[str(n)] for n in range(len(batches))]).astype(np.float64)
-    difference = np.abs(outputs - golden.outputs).reshape(len(outputs), -1).max(axis=1)
-    limit = LIMIT * max(1.0, float(np.abs(golden.outputs).max()))
-    if not bool((difference <= limit).all()):
-        worst = int(np.argmax(difference > limit))
-        raise CheckFailed(
-            f"the {kind} artefact does not answer like the model that was tuned: row {golden.records[worst].where} "
-            f"differs by {difference[worst]:.2e}, allowed is {limit:.2e}; nothing was exported"
-        )
-    return {"rows": len(outputs), "max_difference": float(difference.max()), "limit": limit, "passed": True}
+    largest = max(float(values.abs().max()) for batch in golden.outputs for values in batch.values())
+    limit, worst = LIMIT * max(1.0, largest), 0.0
+    for n, batch in enumerate(golden.outputs):
+        for name, values in batch.items():
+            difference = (found[f"{n}/{name}"] - values).abs().flatten(1).amax(dim=1)
+            if not bool((difference <= limit).all()):
+                line = int((difference <= limit).int().argmin())
+                raise CheckFailed(
+                    f"the {kind} artefact does not answer like the model that was tuned: row "
+                    f"{golden.records[golden.places[n][line]].where} differs by {float(difference[line]):.2e}, "
+                    f"allowed is {limit:.2e}; nothing was exported"
+                )
+            worst = max(worst, float(difference.max()))
+    return {"rows": len(golden.records), "max_difference": worst, "limit": limit, "passed": True}
+
+
+def golden(model: nn.Module, task: Task, data: Encoded, padding: Padding, records: Sequence[Record]) -> Golden:
+    """What the model, as it is now, gives for these rows. Of rows of several windows every one is compared."""
+    number = {record.row: place for place, record in enumerate(records)}
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    batches, outputs, places = [], [], []
+    with torch.inference_mode():
+        for at in range(0, len(data), ROWS_A_BATCH):
+            batch = batch_of(task, data, list(range(at, min(at + ROWS_A_BATCH, len(data)))), padding, JUDGED)
+            given = task.arguments(batch.to(device))
+            batches.append({name: tensor.cpu() for name, tensor in given.items()})
+            outputs.append(reduced(model(**given), given))
+            lines = batch.pieces or (1,) * len(batch.rows)
+            places.append([number[row] for row, count in zip(batch.rows, lines, strict=True) for _ in range(count)])
+    model.train(was_training)
+    return Golden(batches, outputs, places, records)
 
 
 def _run(work: Path) -> None:

@@ -2,11 +2,38 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+NAMES = ("logits", "start_logits", "end_logits")
+WIDE = 1024
+"""Outputs with more values a token, such as those over a vocabulary, are compared at one token of each row."""
+
+
+def reduced(output: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is compared of a model's output, by name: [B, ...] in float32 on the CPU.
+
+    Of outputs over a large vocabulary that is each row's last token, with the log of the sum over the vocabulary at
+    every real one.
+    """
+    found: dict[str, Tensor] = {}
+    for name in NAMES:
+        if getattr(output, name, None) is None:
+            continue
+        values = getattr(output, name).detach().to(torch.float32).cpu()
+        if values.ndim == 3 and values.shape[-1] > WIDE:
+            mask = inputs["attention_mask"].cpu() if "decoder_input_ids" not in inputs else torch.ones(values.shape[:2])
+            last = (mask * torch.arange(1, mask.shape[1] + 1)).argmax(dim=1)
+            found[f"{name}_spread"] = torch.logsumexp(values, dim=-1) * mask
+            values = values[torch.arange(len(values)), last]
+        found[name] = values.contiguous()
+    return found
 
 
 def main(work: Path) -> None:
@@ -27,8 +54,10 @@ def main(work: Path) -> None:
     for path, tensor in inputs.items():
         number, _, name = path.partition("/")
         batches.setdefault(number, {})[name] = tensor
+    outputs: dict[str, Tensor] = {}
     with torch.inference_mode():
-        outputs = {number: model(**batch).logits.contiguous() for number, batch in batches.items()}
+        for number, batch in batches.items():
+            outputs |= {f"{number}/{name}": values for name, values in reduced(model(**batch), batch).items()}
     assert "tunesmith" not in sys.modules
     save_file(outputs, work / "outputs.safetensors")
 

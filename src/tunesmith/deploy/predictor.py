@@ -6,19 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from tunesmith import commit
-from tunesmith.batch import Encoded, encoded, padding_for
-from tunesmith.contracts import Answer, Record, Task
+from tunesmith.batch import encoded, padding_for
+from tunesmith.contracts import Answer, Codec, Family, Outputs, Record, Task
 from tunesmith.deploy.export import FORMAT, NOTE
 from tunesmith.errors import BadRow, UserError
 from tunesmith.forward import Inference, all_outputs
+from tunesmith.generate import Speaker, with_replies
 from tunesmith.quiet import quiet
 from tunesmith.world import World, alone
 
@@ -29,11 +27,11 @@ BaseFinder = Callable[[str, str | None], Path]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model, its tokenizer and its task, ready to answer. name: the artefact's folder."""
+    """A model, how its texts are encoded, and its task, ready to answer. name: the artefact's folder."""
 
     name: str
     model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
+    codec: Codec
     task: Task
     max_tokens: int
     world: World
@@ -58,7 +56,8 @@ class Predictor:
         task, world = read_task(note["task"]), alone()
         model = _adapted(folder, note, find_base) if note["kind"] == "adapter" else _full(folder, note)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(folder.name, model.to(world.device).eval(), tokenizer, task, note["max_tokens"], world)
+        codec = Codec(tokenizer, Family(note["family"]), model.config)  # type: ignore[arg-type]
+        return cls(folder.name, model.to(world.device).eval(), codec, task, note["max_tokens"], world)
 
     def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """An answer for each row, in order. Raises UserError that names the row which cannot be read."""
@@ -71,20 +70,29 @@ class Predictor:
             records.append(Record(place, "input", place + 1, inputs, None))
         if not records:
             return []
-        data = self._encoded(records)
-        answers = [self.task.answer(row) for row in self._outputs(data)]
-        return [replace(answer, cut=int(cut)) for answer, cut in zip(answers, data.cut, strict=True)]
+        outputs = self.outputs(records)
+        cut: dict[int, int] = {}
+        for row, count in zip(outputs.data.rows.tolist(), outputs.data.cut.tolist(), strict=True):
+            cut[row] = cut.get(row, 0) + int(count)
+        answers = self.task.answers(outputs, records)
+        return [replace(answer, cut=cut.get(record.row, 0)) for answer, record in zip(answers, records, strict=True)]
 
-    def outputs(self, records: Sequence[Record]) -> NDArray[np.float64]:
-        """The model's outputs of each record: [N, ...]."""
-        return self._outputs(self._encoded(records))
-
-    def _encoded(self, records: Sequence[Record]) -> Encoded:
-        return encoded(self.task.encode(records, self.tokenizer, self.max_tokens))
-
-    def _outputs(self, data: Encoded) -> NDArray[np.float64]:
-        padding = padding_for(self.task.columns(), self.tokenizer.pad_token_id)
-        return all_outputs(self.model, self.task, data, padding, Inference(self.world))
+    def outputs(self, records: Sequence[Record]) -> Outputs:
+        """What the model gives for each record; of a text that is to be written, only that."""
+        run = Inference(self.world)
+        decoding = self.task.decoding_for(self.codec)
+        graded = all(record.target is not None for record in records)
+        if decoding is not None and not graded:
+            outputs = Outputs([], encoded(self.task.prompts(records, self.codec, self.max_tokens)))
+        else:
+            data = encoded(self.task.encode(records, self.codec, self.max_tokens))
+            for place, record in enumerate(records):
+                if record.row in data.refused:
+                    reason = data.refused[record.row].replace("_", " ")
+                    raise UserError(f"input {place + 1}", f"cannot be read by this model: {reason}", "leave it out")
+            padding = padding_for(self.task.columns(), self.codec.tokenizer.pad_token_id)
+            outputs = all_outputs(self.model, self.task, data, padding, run).outputs
+        return with_replies(self.model, self.task, outputs, records, Speaker(self.codec, self.max_tokens, run))
 
 
 def _full(folder: Path, note: Mapping[str, Any]) -> nn.Module:

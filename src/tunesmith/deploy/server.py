@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,14 +12,15 @@ from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Any
 
+from tunesmith.contracts import Task
 from tunesmith.deploy.predictor import Predictor
-from tunesmith.errors import MissingExtra, UserError
+from tunesmith.errors import BadRow, MissingExtra, UserError
 
 try:
     from fastapi import FastAPI, Request
     from fastapi.exceptions import HTTPException, RequestValidationError
     from fastapi.responses import JSONResponse
-    from pydantic import BaseModel, ConfigDict, Field
+    from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 except ModuleNotFoundError as missing:
     raise MissingExtra("tunesmith serve", "serve") from missing
 
@@ -33,23 +35,65 @@ WAITING = 16
 KEY_VARIABLE = "TUNESMITH_API_KEY"
 OPEN_PATHS = ("/live", "/ready")
 GRACE_SECONDS = 30
+MOST_ENTRIES = 10_000
+"""Values in one column of a row, all told."""
+MOST_DEPTH = 12
+"""Of lists and objects in each other; a message's tool call has its arguments at six."""
 Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS)]
 
 
+def bounded(value: Any) -> Any:
+    """`value` as it is. Raises ValueError for one that is too large or too deep, or that no tokenizer can read."""
+    characters = entries = 0
+    waiting: list[tuple[Any, int]] = [(value, 0)]
+    while waiting:
+        found, depth = waiting.pop()
+        entries += 1
+        if isinstance(found, str):
+            characters += len(found)
+            _whole(found)
+        elif isinstance(found, float) and not math.isfinite(found):
+            raise ValueError("a number is not finite")
+        elif isinstance(found, dict | list):
+            inside = [*found, *found.values()] if isinstance(found, dict) else found
+            waiting += [(each, depth + 1) for each in inside]
+        if depth > MOST_DEPTH:
+            raise ValueError(f"lists and objects are nested more than {MOST_DEPTH} deep")
+        if characters > MOST_CHARACTERS:
+            raise ValueError(f"a column may hold {MOST_CHARACTERS} characters")
+        if entries > MOST_ENTRIES:
+            raise ValueError(f"a column may hold {MOST_ENTRIES} values")
+    return value
+
+
+def _whole(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half a character") from None
+
+
+Cell = Annotated[Any, AfterValidator(bounded)]
+
+
 class Question(BaseModel):
-    """Texts, or rows by column name, to be answered in order."""
+    """Texts, or rows by column name, to be answered in order.
+
+    A column holds what the task reads there: a text, a number, a list of texts, or a list of messages.
+    """
 
     model_config = ConfigDict(extra="forbid")
-    inputs: Annotated[list[Text | dict[str, Text]], Field(min_length=1, max_length=MOST_ROWS)]
+    inputs: Annotated[list[Text | dict[Text, Cell]], Field(min_length=1, max_length=MOST_ROWS)]
 
 
 class Answered(BaseModel):
-    """value: a label, a list of labels, a number, or numbers by target. scores: probability by label.
+    """value: a label, a list of labels, a number, numbers by target, a text, spans, or a span with its runners-up.
 
-    cut: how many tokens of the input were not read, because the model takes no more.
+    scores: probability by label (of preferences: reward by reply). cut: how many tokens of the input were not read,
+    because the model takes no more.
     """
 
-    value: str | float | list[str] | dict[str, float]
+    value: Any
     scores: dict[str, float]
     cut: int
 
@@ -61,6 +105,19 @@ class Answers(BaseModel):
     answers: list[Answered]
 
 
+def probe(task: Task) -> dict[str, Any] | None:
+    """A row that the task can read, to be asked before the first caller is; None where no simple one is found.
+
+    No two texts are alike, since there are tasks that compare them, and the last column may want a list.
+    """
+    texts = {column: f"ready {place}?" for place, column in enumerate(task.inputs)}
+    for row in (texts, texts | {task.inputs[-1]: ["yes", "no"]}):
+        with suppress(BadRow):
+            task.read(row, with_target=False)
+            return row
+    return None
+
+
 def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
     """The application. key: what callers must send as `Authorization: Bearer KEY`."""
     engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -68,8 +125,9 @@ def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> "AsyncIterator[None]":
-        probe = dict.fromkeys(predictor.task.inputs, "ready?")
-        await asyncio.get_running_loop().run_in_executor(engine, predictor.ask, [probe])
+        if (row := probe(predictor.task)) is not None:
+            with suppress(UserError, BadRow):  # one that says no to a row answers, too
+                await asyncio.get_running_loop().run_in_executor(engine, predictor.ask, [row])
         state["ready"] = True
         yield
         state["ready"] = False
@@ -103,7 +161,7 @@ def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
         return {
             "model": predictor.name,
             "columns": list(predictor.task.inputs),
-            "outputs": list(predictor.task.head()["id2label"].values()),
+            "outputs": list(predictor.task.head().get("id2label", {}).values()),
             "max_tokens": predictor.max_tokens,
         }
 
@@ -111,13 +169,13 @@ def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
     async def predict(question: Question) -> Any:
         if state["waiting"] >= WAITING:
             return _refusal(429, "the queue is full", {"Retry-After": "1"})
-        rows: Sequence[dict[str, str]] = [
+        rows: Sequence[dict[str, Any]] = [
             {predictor.task.inputs[0]: row} if isinstance(row, str) else row for row in question.inputs
         ]
         state["waiting"] += 1
         try:
             found = await asyncio.get_running_loop().run_in_executor(engine, predictor.ask, rows)
-        except UserError as error:
+        except (UserError, BadRow) as error:
             return _refusal(422, str(error))
         finally:
             state["waiting"] -= 1

@@ -4,7 +4,9 @@ Each takes the texts to learn from and their gold (a Predictions whose `gold` is
 theirs, and gives predictions for the latter.
 """
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,21 +17,24 @@ from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from tunesmith.contracts import Predictions
+from tunesmith.contracts import Predictions, objects
 
 FEW_WORDS = 3
 """Texts with fewer space-separated words than this on average are taken apart into characters (Chinese, Japanese)."""
 MOST_FEATURES = 200_000
+ROWS_AT_ONCE = 1000
+WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def majority(texts: Sequence[str], known: Predictions, asked: Sequence[str], wanted: Predictions) -> Predictions:
     """The most frequent label; of several a row, those that more than half of the rows have."""
-    rows, size = len(asked), len(known.labels)
+    rows = len(asked)
     if known.gold.ndim == 2:
         share = known.gold.mean(axis=0)
         answers = np.tile((share > 0.5).astype(np.int64), (rows, 1))
         return replace(wanted, answers=answers, scores=np.tile(share, (rows, 1)))
-    share = np.bincount(known.gold, minlength=size) / len(known.gold)
+    size = len(wanted.labels)  # of choices another row may have more
+    share = np.bincount(known.gold, minlength=size)[:size] / len(known.gold)
     return replace(wanted, answers=np.full(rows, share.argmax()), scores=np.tile(share, (rows, 1)))
 
 
@@ -61,6 +66,62 @@ def tfidf_ridge(texts: Sequence[str], known: Predictions, asked: Sequence[str], 
     seen, new = _features(texts, asked)
     answers = Ridge(alpha=1.0, solver="lsqr").fit(seen, known.gold).predict(new).reshape(len(asked), -1)
     return replace(wanted, answers=answers, scores=None)
+
+
+def no_answer(texts: Sequence[str], known: Predictions, asked: Sequence[str], wanted: Predictions) -> Predictions:
+    """Never an answer."""
+    return replace(wanted, answers=objects([("",)] * len(asked)), extras={})
+
+
+def copy(texts: Sequence[str], known: Predictions, asked: Sequence[str], wanted: Predictions) -> Predictions:
+    """The beginning of the text that was given, as long as right texts are in the middle."""
+    words = int(np.median([len(gold[0].split()) for gold in known.gold])) or 1
+    return replace(wanted, answers=objects([(" ".join(text.split()[:words]),) for text in asked]), extras={})
+
+
+def nearest_text(texts: Sequence[str], known: Predictions, asked: Sequence[str], wanted: Predictions) -> Predictions:
+    """The right text of the training row that is most alike by TF-IDF."""
+    seen, new = _features(texts, asked)
+    found = []
+    for start in range(0, len(asked), ROWS_AT_ONCE):
+        found += np.asarray((new[start : start + ROWS_AT_ONCE] @ seen.T).argmax(axis=1)).ravel().tolist()
+    return replace(wanted, answers=objects([(known.gold[place][0],) for place in found]), extras={})
+
+
+def phrase_lookup(texts: Sequence[str], known: Predictions, asked: Sequence[str], wanted: Predictions) -> Predictions:
+    """Every phrase that is mostly an entity in the training rows, the longest first, with its most frequent label."""
+    labels: dict[tuple[str, ...], Counter[str]] = {}
+    for text, spans in zip(texts, known.gold, strict=True):
+        for start, end, label in spans:
+            labels.setdefault(tuple(WORD.findall(text[start:end])), Counter())[label] += 1
+    longest = max(map(len, labels), default=0)
+    seen: Counter[tuple[str, ...]] = Counter()
+    for text in texts:
+        words = WORD.findall(text)
+        for size in range(1, longest + 1):
+            phrases = (tuple(words[at : at + size]) for at in range(len(words) - size + 1))
+            seen.update(phrase for phrase in phrases if phrase in labels)
+    kept = {
+        phrase: counts.most_common(1)[0][0]
+        for phrase, counts in labels.items()
+        if phrase and 2 * counts.total() >= seen[phrase]
+    }
+    return replace(wanted, answers=objects([_looked_up(text, kept, longest) for text in asked]), extras={})
+
+
+def _looked_up(text: str, labels: Mapping[tuple[str, ...], str], longest: int) -> tuple[tuple[int, int, str], ...]:
+    words = list(WORD.finditer(text))
+    found = []
+    at = 0
+    while at < len(words):
+        for size in range(min(longest, len(words) - at), 0, -1):
+            label = labels.get(tuple(word[0] for word in words[at : at + size]))
+            if label is not None:
+                found.append((words[at].start(), words[at + size - 1].end(), label))
+                at += size - 1
+                break
+        at += 1
+    return tuple(found)
 
 
 def _probability(seen: Any, gold: NDArray[Any], new: Any) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """How sure a score is, and whether two systems really differ on the same rows."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,9 @@ def bootstrap(predictions: Predictions, metric: Metric, *, resamples: int, level
     Resamples on which the metric is not defined are left out; the limits are NaN when none is left.
     """
     value = metric(predictions)
+    if metric.sums is not None and metric.value is not None:
+        drawn = _drawn_sums(metric.sums(predictions), resamples, seed)
+        return _interval(value, np.array([metric.value(sums) for sums in drawn]), level)
     means = _row_values(predictions, metric)
     found = np.array(
         [
@@ -28,8 +32,15 @@ def bootstrap(predictions: Predictions, metric: Metric, *, resamples: int, level
 
 def difference(a: Predictions, b: Predictions, metric: Metric, *, resamples: int, level: float, seed: int) -> Interval:
     """metric(a) - metric(b) with the percentile interval of the paired bootstrap: the same rows drawn for both."""
-    found = np.array([metric(a.take(index)) - metric(b.take(index)) for index in _draws(len(a), resamples, seed)])
-    return _interval(metric(a) - metric(b), found, level)
+    value = metric(a) - metric(b)
+    if math.isnan(value):
+        return Interval(value, math.nan, math.nan, level)
+    if metric.sums is not None and metric.value is not None:
+        pairs = zip(*(_drawn_sums(metric.sums(one), resamples, seed) for one in (a, b)), strict=True)
+        found = np.array([metric.value(ours) - metric.value(theirs) for ours, theirs in pairs])
+    else:
+        found = np.array([metric(a.take(index)) - metric(b.take(index)) for index in _draws(len(a), resamples, seed)])
+    return _interval(value, found, level)
 
 
 def paired_test(a: Predictions, b: Predictions, metric: Metric, *, permutations: int, seed: int) -> float:
@@ -43,12 +54,33 @@ def paired_test(a: Predictions, b: Predictions, metric: Metric, *, permutations:
         return math.nan
     rounding = 1e-12 * max(map(abs, scores))
     generator = np.random.default_rng(seed)
+    swapped_gap = _swapped_gap(a, b, metric)
     extreme = 0
     for _ in range(permutations):
-        swap = generator.random(len(a)) < 0.5
-        found = abs(metric(_mixed(a, b, swap)) - metric(_mixed(b, a, swap)))
-        extreme += found >= observed - rounding
+        extreme += swapped_gap(generator.random(len(a)) < 0.5) >= observed - rounding
     return (extreme + 1) / (permutations + 1)
+
+
+def _swapped_gap(a: Predictions, b: Predictions, metric: Metric) -> Callable[[NDArray[np.bool_]], float]:
+    """How far apart two systems are when the answers of some rows change sides."""
+    if metric.sums is None or metric.value is None:
+        return lambda swap: abs(metric(_mixed(a, b, swap)) - metric(_mixed(b, a, swap)))
+    ours, theirs = metric.sums(a), metric.sums(b)
+    both, gap, value = ours.sum(axis=0) + theirs.sum(axis=0), theirs - ours, metric.value
+
+    def found(swap: NDArray[np.bool_]) -> float:
+        first = ours.sum(axis=0) + gap[swap].sum(axis=0)
+        return abs(value(first) - value(both - first))
+
+    return found
+
+
+def _drawn_sums(rows: NDArray[np.float64], resamples: int, seed: int) -> list[NDArray[np.float64]]:
+    """Of each resample the sums over its rows, [K]."""
+    size = len(rows)
+    if not size:
+        return []
+    return [np.bincount(index, minlength=size).astype(np.float64) @ rows for index in _draws(size, resamples, seed)]
 
 
 def smallest_detectable(rows: int, accuracy: float) -> float | None:

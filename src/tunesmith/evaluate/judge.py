@@ -4,20 +4,23 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from tunesmith.contracts import Interval, Predictions, Record, Task
 from tunesmith.evaluate import BASELINES, METRICS
 from tunesmith.evaluate.intervals import bootstrap, difference, paired_test, smallest_detectable
-from tunesmith.evaluate.labels import confusion, per_class
 from tunesmith.evaluate.metrics import Metric, measure
 from tunesmith.evaluate.options import EvaluateOptions
+from tunesmith.evaluate.tables import tables
 from tunesmith.figures import figures, interval
 
 FEW_ROWS = 30
 """Below this an interval from resampling says little."""
 SIGNIFICANT = 0.05
 NAMES = {
+    "untuned": "the same model before it was tuned",
+    "no_answer": "never an answer",
+    "phrase_lookup": "phrases of the training rows",
+    "copy": "the beginning of the text itself",
+    "nearest_text": "the answer to the most similar training row",
     "majority": "most frequent label",
     "mean": "mean of the training rows",
     "tfidf_logistic": "TF-IDF + logistic regression",
@@ -34,10 +37,12 @@ def judge(
     options: EvaluateOptions,
     seed: int,
     remarks: Sequence[str] = (),
+    untuned: Predictions | None = None,
 ) -> dict[str, Any]:
     """What `evaluation.json` holds: every metric, the main one's interval, tables, baselines and a verdict.
 
-    remarks: what must be known of the rows to read the score rightly; they end the verdict.
+    remarks: what must be known of the rows to read the score rightly; they end the verdict. untuned: what the model
+    answered before it was tuned.
     """
     metric: Metric = METRICS.load(task.metrics[0])
     main = bootstrap(predictions, metric, resamples=options.resamples, level=options.level, seed=seed)
@@ -45,8 +50,11 @@ def judge(
         name: {"value": value} for name, value in measure(predictions, task.metrics).items()
     }
     metrics[metric.name] = _plain(main)
-    labelled = predictions.scores is not None
-    judged = baselines(predictions, task, splits=splits, split=split, options=options, seed=seed)
+    for name in task.metrics:
+        one: Metric = METRICS.load(name)
+        if one.note is not None and metrics[one.name]["value"] is not None:
+            metrics[one.name]["note"] = one.note(predictions)
+    judged = baselines(predictions, task, splits=splits, split=split, options=options, seed=seed, untuned=untuned)
     found: dict[str, Any] = {
         "split": split,
         "rows": len(predictions),
@@ -54,8 +62,7 @@ def judge(
         "level": options.level,
         "higher_is_better": metric.higher_is_better,
         "metrics": metrics,
-        "confusion": confusion(predictions) if labelled else None,
-        "per_class": per_class(predictions) if labelled else None,
+        **tables(predictions),
         "baselines": judged,
         "better_baseline": _best(judged, metric),
         "detectable": smallest_detectable(len(predictions), main.value) if metric.name == "accuracy" else None,
@@ -71,17 +78,20 @@ def baselines(
     split: str,
     options: EvaluateOptions,
     seed: int,
+    untuned: Predictions | None = None,
 ) -> list[dict[str, Any]]:
-    """Each of the task's baselines, trained on the training rows and judged on the same rows as the model."""
+    """The untuned model, if it was asked, and each of the task's baselines, trained on the training rows; all judged
+    on the same rows as the model."""
     if not options.baselines or split == "train":
         return []
     train, rows = splits["train"], splits[split]
-    known = task.predictions(np.zeros((len(train), len(predictions.labels))), train)
+    known = task.gold(train)
     texts, asked = [record.text for record in train], [record.text for record in rows]
     metric: Metric = METRICS.load(task.metrics[0])
     judged = []
-    for name in task.baselines:
-        theirs = BASELINES.load(name)(texts, known, asked, predictions)
+    others = {} if untuned is None else {"untuned": untuned}
+    others |= {name: BASELINES.load(name)(texts, known, asked, predictions) for name in task.baselines}
+    for name, theirs in others.items():
         gap = difference(predictions, theirs, metric, resamples=options.resamples, level=options.level, seed=seed)
         p_value = paired_test(predictions, theirs, metric, permutations=options.resamples, seed=seed)
         judged.append(

@@ -21,9 +21,22 @@ def prediction_line(predictions: Predictions, place: int, record: Record, answer
         "scores": dict(answer.scores),
     }
     gold, given = predictions.gold[place], predictions.answers[place]
-    if predictions.scores is None:
+    if predictions.kind == "numbers":
         return line | {"error": float(np.abs(given - gold).mean())}
+    if predictions.kind in ("spans", "texts", "scores"):
+        extras = predictions.extras.items()
+        numbers = {name: float(values[place]) for name, values in extras if values.dtype != object and values.ndim == 1}
+        right = None if predictions.kind == "scores" else bool(_right(predictions, place))
+        return line | {"correct": right, "numbers": numbers}
     return line | {"correct": bool(np.all(gold == given)), "confidence": _confidence(predictions, place)}
+
+
+def _right(predictions: Predictions, place: int) -> bool:
+    """Whether the answer is the right one, or one of those that are."""
+    gold, given = predictions.gold[place], predictions.answers[place]
+    if predictions.kind == "texts":
+        return bool(given) and given[0] in gold
+    return set(gold) == set(given)
 
 
 def _confidence(predictions: Predictions, place: int) -> float:

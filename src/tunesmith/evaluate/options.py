@@ -9,6 +9,9 @@ class EvaluateOptions(Options):
     """How the tuned model is judged."""
 
     baselines: bool = Field(True, description="Judge simple models on the same rows, and test the difference.")
+    validation_replies: int = Field(
+        0, ge=0, description="Texts generated at each evaluation while training, for the metrics that need them."
+    )
     resamples: int = Field(
         1000, ge=100, description="Bootstrap resamples behind each interval and permutations behind each test."
     )

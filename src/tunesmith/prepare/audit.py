@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.catalog import Catalog
-from tunesmith.contracts import Corpus, Finding, Record, Task
+from tunesmith.contracts import Corpus, Finding, PredictionKind, Record, Task
 from tunesmith.errors import BadRow, shown
 from tunesmith.prepare.split import text_key
 
@@ -39,36 +39,48 @@ def audit(corpus: Corpus) -> tuple[Finding, ...]:
 
 
 def picture(corpus: Corpus) -> dict[str, dict[str, Any]]:
-    """Of each split: its rows, and how its labels or numbers are spread."""
-    return {name: {"rows": len(rows), **_spread(rows)} for name, rows in corpus.splits.items()}
+    """Of each split: its rows, and how its labels or numbers are spread; None for what its targets are not."""
+    kind = _kind(corpus.splits, corpus.task)
+    return {name: {"rows": len(rows), **_spread(rows, kind)} for name, rows in corpus.splits.items()}
 
 
-def _spread(records: Sequence[Record]) -> dict[str, Any]:
-    numbers = [target for target in (_numbers(record.target) for record in records) if target is not None]
-    if numbers:
-        values = np.array(numbers)
+def _kind(splits: Splits, task: Task) -> PredictionKind:
+    """What the targets are: labels and right texts, say, look alike."""
+    return task.gold(splits["train"][:1]).kind
+
+
+def _spread(records: Sequence[Record], kind: PredictionKind) -> dict[str, Any]:
+    if kind == "numbers":
+        values = np.array([record.target for record in records])
         facts = {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
         return {"balance": None, "targets": facts}
-    counts = Counter(label for record in records for label in _labels(record.target))
+    if kind in ("texts", "scores"):
+        return {"balance": None, "targets": None}
+    counts = Counter(label for record in records for label in _labels(record.target, kind))
     return {"balance": dict(counts.most_common()), "targets": None}
 
 
-def _numbers(target: Any) -> tuple[float, ...] | None:
+def _labels(target: Any, kind: PredictionKind) -> tuple[str, ...]:
+    """The labels by name that a target holds; of a choice by its place there is none."""
+    if kind == "spans":
+        return tuple(label for _, _, label in target)
     several = target if isinstance(target, tuple) else (target,)
-    return several if several and all(isinstance(value, float) for value in several) else None
+    return tuple(value for value in several if isinstance(value, str)) if kind in ("label", "labels") else ()
 
 
-def _labels(target: Any) -> tuple[str, ...]:
-    several = target if isinstance(target, tuple) else (target,)
-    return tuple(value for value in several if isinstance(value, str))
+def _written(target: Any, kind: PredictionKind) -> tuple[str, ...]:
+    """The right texts that someone wrote, not those that stand in the input itself, with their place."""
+    return tuple(value for value in target if isinstance(value, str)) if kind == "texts" else ()
 
 
 def repeats(splits: Splits, task: Task) -> Iterator[Finding]:
     """Rows that stand in a split more than once, text and target alike."""
     for name, records in splits.items():
-        seen: dict[object, Record] = {}
+        seen: dict[object, Record] = {}  # a target may be a list
         again = [
-            record for record in records if seen.setdefault((text_key(record), record.target), record) is not record
+            record
+            for record in records
+            if seen.setdefault((text_key(record), repr(record.target)), record) is not record
         ]
         if again:
             message = f"{len(again)} of {len(records)} {name} rows repeat an earlier one exactly"
@@ -76,17 +88,21 @@ def repeats(splits: Splits, task: Task) -> Iterator[Finding]:
 
 
 def conflicts(splits: Splits, task: Task) -> Iterator[Finding]:
-    """Texts that have different targets in different rows: at least one of them is wrong."""
+    """Texts that have different targets in different rows: at least one is wrong, unless people wrote them freely."""
+    kind = _kind(splits, task)
     first: dict[bytes, Record] = {}
-    torn = []
+    torn: list[Record] = []
+    written = True
     for records in splits.values():
         for record in records:
             other = first.setdefault(text_key(record), record)
             if other.target != record.target:
                 torn += [other, record]
+                written = written and bool(_written(record.target, kind))
     if torn:
-        message = f"{len(torn) // 2} rows have the text of another row but another target"
-        yield Finding("conflicts", "warning", message, len(torn) // 2, _where(torn))
+        what = "another right text" if written else "another target"
+        message = f"{len(torn) // 2} rows have the text of another row but {what}"
+        yield Finding("conflicts", "info" if written else "warning", message, len(torn) // 2, _where(torn))
 
 
 def leaks(splits: Splits, task: Task) -> Iterator[Finding]:
@@ -105,8 +121,9 @@ def leaks(splits: Splits, task: Task) -> Iterator[Finding]:
 
 def spellings(splits: Splits, task: Task) -> Iterator[Finding]:
     """Labels that differ by case or inner space only, which are most likely one."""
+    kind = _kind(splits, task)
     alike: dict[str, set[str]] = {}
-    for label in {label for records in splits.values() for record in records for label in _labels(record.target)}:
+    for label in {label for records in splits.values() for record in records for label in _labels(record.target, kind)}:
         alike.setdefault("".join(label.casefold().split()), set()).add(label)
     several = sorted(sorted(group) for group in alike.values() if len(group) > 1)
     if several:
@@ -129,41 +146,50 @@ def _is_answer(splits: Splits, task: Task) -> bool:
         _, target = task.read({name: name for name in task.fields})
     except BadRow:
         return False
-    known = {label for record in splits["train"] for label in _labels(record.target)}
-    labels = _labels(target)
-    return _numbers(target) is not None or (bool(labels) and known.issuperset(labels))
+    kind = _kind(splits, task)
+    known = {label for record in splits["train"] for label in _labels(record.target, kind)}
+    labels = _labels(target, kind)
+    return kind == "numbers" or (bool(labels) and known.issuperset(labels))
 
 
 def balance(splits: Splits, task: Task) -> Iterator[Finding]:
-    """Labels with very few rows, or very uneven numbers of them."""
-    counts = Counter(label for record in splits["train"] for label in _labels(record.target))
+    """Labels with very few rows or spans, or very uneven numbers of them."""
+    kind = _kind(splits, task)
+    counts = Counter(label for record in splits["train"] for label in _labels(record.target, kind))
     if not counts:
         return
+    unit = "spans" if kind == "spans" else "rows"
     rare = sorted(label for label, count in counts.items() if count < FEW)
     if rare:
         named = ", ".join(rare[:SHOWN]) + (" …" if len(rare) > SHOWN else "")
-        yield Finding(
-            "balance", "warning", f"{len(rare)} labels have fewer than {FEW} training rows: {named}", len(rare)
-        )
+        message = f"{len(rare)} labels have fewer than {FEW} training {unit}: {named}"
+        yield Finding("balance", "warning", message, len(rare))
     (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
     if many > UNEVEN * few:
-        message = f"'{most}' has {many} training rows and '{least}' {few}; task.balance can even that out"
+        remedy = "" if kind == "spans" else "; task.balance can even that out"
+        message = f"'{most}' has {many} training {unit} and '{least}' {few}{remedy}"
         yield Finding("balance", "warning", message, many)
 
 
 def characters(splits: Splits, task: Task) -> Iterator[Finding]:
     """Signs of broken encoding: replacement and control characters."""
-    broken = [record for records in splits.values() for record in records if BROKEN.search(record.text)]
+    kind = _kind(splits, task)
+    broken = [
+        record
+        for records in splits.values()
+        for record in records
+        if any(map(BROKEN.search, (record.text, *_written(record.target, kind))))
+    ]
     if broken:
         message = f"{len(broken)} rows hold replacement or control characters, a sign of a wrong encoding"
         yield Finding("characters", "warning", message, len(broken), _where(broken))
 
 
 def constant(splits: Splits, task: Task) -> Iterator[Finding]:
-    """An input column that is the same in every training row, and so tells nothing."""
+    """An input column that is the same in every training row, and so tells nothing; answers to choose from do."""
     records = splits["train"]
-    for name in records[0].inputs if len(records) > 1 else ():
-        if len({str(record.inputs[name]) for record in records}) == 1:
+    for name, value in records[0].inputs.items() if len(records) > 1 else ():
+        if not isinstance(value, tuple) and len({str(record.inputs[name]) for record in records}) == 1:
             yield Finding("constant", "warning", f"'{name}' is the same in every training row", len(records))
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,32 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
         unjudged,
     )
     return replace(corpus, findings=(*corpus.findings, *audit(corpus)))
+
+
+def without(corpus: Corpus, refused: Mapping[str, Mapping[int, str]]) -> Corpus:
+    """The corpus without the rows that are refused, by split, row number and reason; each goes into the ledger.
+
+    Raises UserError when too few are left to learn from.
+    """
+    if not any(refused.values()):
+        return corpus
+    tally = _Tally(True)
+    tally.skipped += [dict(row) for row in corpus.skipped]
+    splits: dict[str, Sequence[Record]] = {}
+    for name, records in corpus.splits.items():
+        reasons = refused.get(name, {})
+        for record in records:
+            if record.row in reasons:
+                tally.drop(record, reasons[record.row])
+        splits[name] = [record for record in records if record.row not in reasons]
+    _require_rows(splits["train"], tally)
+    unjudged = {name: corpus.unjudged.get(name, 0) + len(refused.get(name, ())) for name in corpus.splits}
+    splits = {name: rows for name, rows in splits.items() if rows}
+    ways = {name: len(rows) for name, rows in splits.items()}
+    ways |= {f"skipped:{reason}": n for reason, n in Counter(row["reason"] for row in tally.skipped).items()}
+    ledger = Ledger(corpus.ledger.read, ways)
+    kept = {name: count for name, count in unjudged.items() if count}
+    return replace(corpus, splits=splits, ledger=ledger, skipped=tuple(tally.skipped), unjudged=kept)
 
 
 def _require_rows(records: Sequence[Record], tally: _Tally) -> None:

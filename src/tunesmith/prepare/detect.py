@@ -1,7 +1,5 @@
 """What a data file seems to be for, judged by its columns and first rows."""
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -9,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError, named, shown
+from tunesmith.prepare.columns import Column
+from tunesmith.prepare.layouts import BY_COLUMNS, as_asked, by_names
 from tunesmith.prepare.sources import read_source
 
 ROWS_LOOKED_AT = 1000
 KINDS = ("classification", "regression")
 """Of tasks that columns are judged for."""
-MOST_LABELS = 200
-ODD_VALUES = 0.1
-"""So large a share of a column of numbers may be something else."""
-WITH_COMMAS = re.compile(r"\s*[-+]?[\d.]*,[\d.,]*\d\s*")
 ORDINAL = 10
 """Whole numbers with at most this many different values are taken for classes."""
 TEXT_NAMES = ("text", "sentence", "review", "message", "content", "body", "question", "comment", "description", "title")
@@ -42,98 +38,37 @@ class Detection:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column's values where there are any."""
-
-    name: str
-    values: tuple[Any, ...]
-    rows: int
-
-    @property
-    def different(self) -> int:
-        return len({str(value) for value in self.values})
-
-    @property
-    def words(self) -> float:
-        return sum(len(str(value).split()) for value in self.values) / max(1, len(self.values))
-
-    @property
-    def characters(self) -> float:
-        return sum(len(str(value)) for value in self.values) / max(1, len(self.values))
-
-    @property
-    def has_commas(self) -> bool:
-        """Whether all but a few values are numbers, some of them written with commas."""
-        others = [value for value in self.others if not WITH_COMMAS.fullmatch(str(value))]
-        return len(others) <= ODD_VALUES * len(self.values) and len(others) < len(self.others)
-
-    @property
-    def is_filled(self) -> bool:
-        return len(self.values) > 0.5 * self.rows
-
-    @property
-    def is_text(self) -> bool:
-        return bool(self.values) and all(isinstance(value, str) for value in self.values) and not self.is_number
-
-    @property
-    def is_list(self) -> bool:
-        return bool(self.values) and all(
-            isinstance(value, list) and all(isinstance(part, str) for part in value) for value in self.values
-        )
-
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        return tuple(number for value in self.values if (number := _number(value)) is not None)
-
-    @property
-    def others(self) -> tuple[Any, ...]:
-        """The values that are no numbers."""
-        return tuple(value for value in self.values if _number(value) is None)
-
-    @property
-    def is_number(self) -> bool:
-        """Whether all but a few values are numbers."""
-        return len(self.others) <= ODD_VALUES * len(self.values) and bool(self.numbers)
-
-    def called(self, names: Sequence[str]) -> bool:
-        return self.name.strip().lower() in names
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = math.nan if isinstance(value, bool | list | dict) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def detect(path: Path, kind: str | None = None) -> Detection:
     """What the rows of `path` can be used to learn. kind: of task that is wanted, whatever the rows look like.
 
+    Tasks with columns of their own are known by the names of these; all others are judged by text and answer.
     Raises UserError when there is no text, or nothing to learn, unless a task of another kind is wanted: what that one
     needs is not known here.
     """
     rows, bad = _rows(path)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = [
-        _Column(name, tuple(row[name] for row in rows if row.get(name) not in (None, "")), len(rows)) for name in names
+        Column(name, tuple(row[name] for row in rows if row.get(name) not in (None, "")), len(rows)) for name in names
     ]
     there = ", ".join(shown(name) for name in names)
+    looked_at = f"{len(rows)} rows looked at, columns {there}"
+    unread = [f"{len(bad)} rows cannot be read; the first: {bad[0]}"] if bad else []
     texts = _texts(columns)
+    if kind is None or kind in BY_COLUMNS:
+        layout = by_names(columns) if kind is None else as_asked(kind, columns, texts)
+        if layout is not None:
+            return Detection(len(rows), layout.kind, layout.options, (looked_at, *unread, layout.why))
     rest = [column for column in columns if column not in texts and not _is_identity(column)]
     found = _target(rest, kind) or _likeliest(rest, kind)
     own = None if kind in KINDS else kind
-    if not texts and own is None:
+    if not texts and (own is None or own in BY_COLUMNS):
         raise UserError(named(path), "has no column of texts", f"its columns: {there}")
     if found is None and own is None:
         reasons = "".join(f"; {reason}" for column in rest if (reason := _unfit(column)))
         what = "has no column that looks like a label or a number to learn"
         raise UserError(named(path), what, f"its columns: {there}{reasons}")
     options: dict[str, Any] = {key: text.name for key, text in zip(("text", "text_b"), texts, strict=False)}
-    notes = [f"{len(rows)} rows looked at, columns {there}", *_seen(texts)]
-    if bad:
-        notes.append(f"{len(bad)} rows cannot be read; the first: {bad[0]}")
+    notes = [looked_at, *_seen(texts), *unread]
     if found is None:
         return Detection(len(rows), str(own), options, tuple(notes))
     kind, target, why = found
@@ -152,14 +87,14 @@ def _rows(path: Path) -> tuple[list[Mapping[str, Any]], list[str]]:
     return [row.fields for row in found if row.problem is None], bad
 
 
-def _seen(texts: Sequence[_Column]) -> list[str]:
+def _seen(texts: Sequence[Column]) -> list[str]:
     """What is said of the texts."""
     if len(texts) == 2:
         return [f"text: the pair {shown(texts[0].name)} and {shown(texts[1].name)}, by their names"]
     return [f"text: {shown(text.name)}, {text.words:.0f} words a row" for text in texts]
 
 
-def _texts(columns: Sequence[_Column]) -> list[_Column]:
+def _texts(columns: Sequence[Column]) -> list[Column]:
     """One column of texts, or two that are a known pair."""
     by_name = {column.name.strip().lower(): column for column in columns}
     for first, second in PAIR_NAMES:
@@ -174,7 +109,7 @@ def _texts(columns: Sequence[_Column]) -> list[_Column]:
     return long[:1]
 
 
-def _is_identity(column: _Column) -> bool:
+def _is_identity(column: Column) -> bool:
     """Whether the values only tell rows apart."""
     name = column.name.strip().lower()
     one_word = column.words < 1.5
@@ -183,13 +118,13 @@ def _is_identity(column: _Column) -> bool:
     return not column.called((*LABEL_NAMES, *SCORE_NAMES)) and _counts_rows(column)
 
 
-def _counts_rows(column: _Column) -> bool:
+def _counts_rows(column: Column) -> bool:
     """Whether the values are whole numbers of which each follows the other."""
     numbers = sorted(column.numbers) if column.is_number else []
     return len(numbers) > ORDINAL and all(after == before + 1 for before, after in pairwise(numbers))
 
 
-def _target(columns: Sequence[_Column], wanted: str | None) -> tuple[str, _Column, str] | None:
+def _target(columns: Sequence[Column], wanted: str | None) -> tuple[str, Column, str] | None:
     """What to learn of which column, and why it was taken for that. No names are taken where numbers are wanted."""
     for column in sorted((column for column in columns if column.is_filled), key=_rank):
         name = shown(column.name)
@@ -208,12 +143,12 @@ def _target(columns: Sequence[_Column], wanted: str | None) -> tuple[str, _Colum
                 return "regression", column, why
             continue
         names = not column.has_commas and all(isinstance(value, str | bool) for value in column.values)
-        if names and wanted != "regression" and 2 <= column.different <= _most(column):
+        if names and wanted != "regression" and 2 <= column.different <= column.most_labels:
             return "classification", column, f"label: {name} has {column.different} different values"
     return None
 
 
-def _likeliest(columns: Sequence[_Column], wanted: str | None) -> tuple[str, _Column, str] | None:
+def _likeliest(columns: Sequence[Column], wanted: str | None) -> tuple[str, Column, str] | None:
     """The column to take for a task that is wanted although none looks fit for it."""
     if wanted is None or not columns:
         return None
@@ -224,13 +159,13 @@ def _likeliest(columns: Sequence[_Column], wanted: str | None) -> tuple[str, _Co
     return wanted, column, f"{why}; {reason}" if reason else why
 
 
-def _rank(column: _Column) -> tuple[bool, bool, bool]:
+def _rank(column: Column) -> tuple[bool, bool, bool]:
     """The likeliest answer first."""
     unique = column.different == len(column.values)  # such as the number of a customer
     return not column.called(LABEL_NAMES), not column.called(SCORE_NAMES), unique
 
 
-def _unfit(column: _Column, wanted: str | None = None) -> str:
+def _unfit(column: Column, wanted: str | None = None) -> str:
     """Why a column cannot be an answer, where that can be said."""
     name = shown(column.name)
     if not column.is_filled:
@@ -241,11 +176,6 @@ def _unfit(column: _Column, wanted: str | None = None) -> str:
         return f"{name} holds numbers with commas, write them like 1234.5"
     if wanted == "regression" and not column.is_number:
         return f"{name} holds no numbers"
-    if column.different > _most(column) and all(isinstance(value, str) for value in column.values):
+    if column.different > column.most_labels and all(isinstance(value, str) for value in column.values):
         return f"{name} has {column.different} different values in {len(column.values)} rows, too many for labels"
     return ""
-
-
-def _most(column: _Column) -> int:
-    """A label must come again: fewer different values than this."""
-    return min(MOST_LABELS, max(2, len(column.values) // 2))

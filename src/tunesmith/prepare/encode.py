@@ -9,39 +9,41 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from transformers import PreTrainedTokenizerBase
 
 from tunesmith import commit
-from tunesmith.batch import Encoded, Ragged, encoded
-from tunesmith.contracts import Corpus, Record, Task
+from tunesmith.batch import IGNORED, Encoded, Ragged, encoded
+from tunesmith.contracts import Codec, Corpus, Record, Task
 from tunesmith.world import World
 
 CHUNK = 2000
 BINS = 24
+READ_BY_TASKS = ("model_type", "decoder_start_token_id", "forced_bos_token_id")
+"""What of a model's configuration the encoding of a row may depend on."""
 
 
 def encode_corpus(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_tokens: int, *, cache: Path | None, world: World
+    corpus: Corpus, codec: Codec, max_tokens: int, *, cache: Path | None, world: World
 ) -> dict[str, Encoded]:
     """Every split encoded, from the cache where it holds them. Only the main process writes there."""
     if cache is None:
-        return {name: _encode(rows, corpus.task, tokenizer, max_tokens) for name, rows in corpus.splits.items()}
-    folder = cache / cache_key(corpus, tokenizer, max_tokens)
+        return {name: _encode(rows, corpus.task, codec, max_tokens) for name, rows in corpus.splits.items()}
+    folder = cache / cache_key(corpus, codec, max_tokens)
     found = _load(folder) if world.main else None
     if world.main and found is None:
-        found = {name: _encode(rows, corpus.task, tokenizer, max_tokens) for name, rows in corpus.splits.items()}
+        found = {name: _encode(rows, corpus.task, codec, max_tokens) for name, rows in corpus.splits.items()}
         cache.mkdir(parents=True, exist_ok=True)
         commit.clean(cache)
         _store(folder, found)
     world.barrier()
     found = found or _load(folder)
     if found is None:
-        found = {name: _encode(rows, corpus.task, tokenizer, max_tokens) for name, rows in corpus.splits.items()}
+        found = {name: _encode(rows, corpus.task, codec, max_tokens) for name, rows in corpus.splits.items()}
     return found
 
 
-def cache_key(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> str:
+def cache_key(corpus: Corpus, codec: Codec, max_tokens: int) -> str:
     """A name that changes whenever the encoded rows could: data, tokenizer, template, task, length or version."""
+    tokenizer = codec.tokenizer
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     parts = [
         corpus.fingerprint,
@@ -54,20 +56,23 @@ def cache_key(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_tokens: in
         type(corpus.task).__qualname__,
         corpus.task.version,
         max_tokens,
+        str(codec.family),
+        {name: getattr(codec.config, name, None) for name in READ_BY_TASKS},
         version("tunesmith"),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _encode(records: Sequence[Record], task: Task, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Encoded:
-    parts = [
-        encoded(task.encode(records[start : start + CHUNK], tokenizer, max_tokens))
+def _encode(records: Sequence[Record], task: Task, codec: Codec, max_tokens: int) -> Encoded:
+    found = [
+        encoded(task.encode(records[start : start + CHUNK], codec, max_tokens))
         for start in range(0, len(records), CHUNK)
     ]
-    if len(parts) == 1:
-        return parts[0]
+    refused = {row: reason for part in found for row, reason in part.refused.items()}
+    parts = [part for part in found if len(part)] or found[:1]
     columns = {name: _joined([part.columns[name] for part in parts]) for name in parts[0].columns}
-    return Encoded(columns, np.concatenate([p.rows for p in parts]), np.concatenate([p.cut for p in parts]))
+    rows, cut = np.concatenate([p.rows for p in parts]), np.concatenate([p.cut for p in parts])
+    return Encoded(columns, rows, cut, refused)
 
 
 def _joined(parts: Sequence[Ragged]) -> Ragged:
@@ -83,7 +88,12 @@ def _store(folder: Path, splits: Mapping[str, Encoded]) -> None:
         for name, ragged in rows.columns.items():
             arrays |= {f"{split}/column/{name}/values": ragged.values, f"{split}/column/{name}/offsets": ragged.offsets}
 
-    commit.commit_folder(folder, lambda place: save_file(arrays, place / "rows.safetensors"), replace=True)
+    def write(place: Path) -> None:
+        save_file(arrays, place / "rows.safetensors")
+        refused = {split: [[row, reason] for row, reason in rows.refused.items()] for split, rows in splits.items()}
+        (place / "refused.json").write_text(json.dumps(refused), encoding="utf-8")
+
+    commit.commit_folder(folder, write, replace=True)
 
 
 def _load(folder: Path) -> dict[str, Encoded] | None:
@@ -95,6 +105,7 @@ def _load(folder: Path) -> dict[str, Encoded] | None:
     except commit.Broken:
         return None
     arrays = load_file(folder / "rows.safetensors")
+    refused = json.loads((folder / "refused.json").read_text(encoding="utf-8"))
     splits = {}
     for split in sorted({name.split("/")[0] for name in arrays}):
         names = [
@@ -104,7 +115,8 @@ def _load(folder: Path) -> dict[str, Encoded] | None:
             name: Ragged(arrays[f"{split}/column/{name}/values"], arrays[f"{split}/column/{name}/offsets"])
             for name in names
         }
-        splits[split] = Encoded(columns, arrays[f"{split}/rows"], arrays[f"{split}/cut"])
+        left_out = {int(row): str(reason) for row, reason in refused[split]}
+        splits[split] = Encoded(columns, arrays[f"{split}/rows"], arrays[f"{split}/cut"], left_out)
     return splits
 
 
@@ -120,7 +132,18 @@ def lengths(splits: Mapping[str, Encoded]) -> dict[str, dict[str, Any]]:
             "p95": float(np.quantile(sizes, 0.95)),
             "max": int(sizes.max()),
             "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
-            "cut_rows": int((rows.cut > 0).sum()),
+            "cut_rows": len({row for row, cut in zip(rows.rows.tolist(), rows.cut.tolist(), strict=True) if cut}),
             "cut_tokens": int(rows.cut.sum()),
+            **_graded(rows),
         }
     return found
+
+
+def _graded(rows: Encoded) -> dict[str, Any]:
+    """Of rows whose tokens are graded: how many are, in all, and in a row at least, in the middle and at most."""
+    labels = rows.columns.get("labels")
+    if labels is None or (labels.lengths != rows.columns["input_ids"].lengths).any():
+        return {}
+    counts = np.array([int((labels[place] != IGNORED).sum()) for place in range(len(rows))])
+    middle = float(np.median(counts))
+    return {"graded": {"all": int(counts.sum()), "min": int(counts.min()), "median": middle, "max": int(counts.max())}}

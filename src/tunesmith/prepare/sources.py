@@ -1,4 +1,4 @@
-"""Rows out of files, one at a time: JSONL, JSON, CSV, TSV, Parquet, a folder of them, or a hub data set."""
+"""Rows out of files, one at a time: JSONL, JSON, CSV, TSV, Parquet, CoNLL, plain text, a folder, or a hub data set."""
 
 import csv
 import gzip
@@ -23,6 +23,8 @@ BOM = b"\xef\xbb\xbf"
 UNREADABLE = (OSError, EOFError, zlib.error)
 """What reading raises when a disk fails, or a compressed file is cut off or damaged."""
 AS_UTF8 = "save it as UTF-8, such as with iconv -f latin1 -t utf-8"
+PLAIN = ".txt"
+"""Of files with a text a line; beside other data files they tell about the data and are none."""
 HALF_A_PAIR = "holds half of a character pair (a lone surrogate)"
 
 
@@ -80,6 +82,7 @@ def _folder(path: Path, spec: str) -> list[Path]:
     if (path / "dataset_dict.json").is_file():
         raise UserError(shown(spec, 200)[1:-1], "holds several splits", "name the folder of one of them")
     files = sorted(file for file in path.iterdir() if file.is_file() and _kind(file) in _READERS)
+    files = [file for file in files if _kind(file) != PLAIN] or files
     kinds = sorted({_kind(file) for file in files})
     if not files:
         raise UserError(shown(spec, 200)[1:-1], "holds no data file", f"it may hold {', '.join(_READERS)}")
@@ -114,15 +117,13 @@ def _open(path: Path) -> IO[bytes]:
         raise UserError(path.name, f"cannot be read ({error.strerror})", "may it be read by you?") from error
 
 
-def _json_lines(path: Path, name: str) -> Iterator[RawRow]:
+def _lines(path: Path, name: str) -> Iterator[bytes]:
+    """The lines of a file, without a byte order mark."""
     with _open(path) as file:
         number = 0
         while line := _line(file, name, number + 1):
             number += 1
-            if number == 1:
-                line = line.removeprefix(BOM)
-            if line.strip():
-                yield _json_row(line, name, number)
+            yield line.removeprefix(BOM) if number == 1 else line
 
 
 def _line(file: IO[bytes], name: str, number: int) -> bytes:
@@ -133,6 +134,32 @@ def _line(file: IO[bytes], name: str, number: int) -> bytes:
     if len(line) > LONGEST_LINE:
         raise UserError(f"{name}, line {number}", f"is longer than {LONGEST_LINE:,} bytes", "is this a file of rows?")
     return line
+
+
+def _json_lines(path: Path, name: str) -> Iterator[RawRow]:
+    for number, line in enumerate(_lines(path, name), start=1):
+        if line.strip():
+            yield _json_row(line, name, number)
+
+
+def _texts(path: Path, name: str) -> Iterator[RawRow]:
+    """A row each line that is not blank, whole, in the column `text`."""
+    for number, line in enumerate(_lines(path, name), start=1):
+        try:
+            text = line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            yield RawRow(name, number, {}, f"byte {error.start + 1} is not UTF-8; {AS_UTF8}")
+            continue
+        if "\0" in text:
+            yield RawRow(name, number, {}, "holds a NUL character")
+        elif text.strip():
+            yield RawRow(name, number, {"text": text})
+
+
+def _tagged_words(path: Path, name: str) -> Iterator[RawRow]:
+    from tunesmith.prepare.conll import read_conll  # which makes its rows of this file's kind
+
+    yield from read_conll(_lines(path, name), name)
 
 
 def _json_row(line: bytes, name: str, number: int) -> RawRow:
@@ -163,6 +190,8 @@ def _has_lone_surrogate(fields: Mapping[str, Any]) -> bool:
 
 
 def _json(path: Path, name: str) -> Iterator[RawRow]:
+    from tunesmith.prepare.conll import is_squad, read_squad
+
     with _open(path) as file:
         try:
             found = json.loads(file.read().removeprefix(BOM))
@@ -172,6 +201,10 @@ def _json(path: Path, name: str) -> Iterator[RawRow]:
             raise UserError(name, f"is not JSON ({error})", "a file of one object a line ends in .jsonl") from error
         except UNREADABLE as error:
             raise UserError(name, f"cannot be read ({error})", "is the file complete?") from error
+    if is_squad(found):
+        for row in read_squad(found, name):
+            yield RawRow(name, row.line, {}, HALF_A_PAIR) if _has_lone_surrogate(row.fields) else row
+        return
     if isinstance(found, dict):
         lists = [value for value in found.values() if isinstance(value, list)]
         found = lists[0] if len(lists) == 1 else None
@@ -301,4 +334,9 @@ _READERS: dict[str, Callable[[Path, str], Iterator[RawRow]]] = {
     ".csv": _separated,
     ".tsv": _separated,
     ".parquet": _parquet,
+    ".conll": _tagged_words,
+    ".iob": _tagged_words,
+    ".iob2": _tagged_words,
+    ".bio": _tagged_words,
+    PLAIN: _texts,
 }

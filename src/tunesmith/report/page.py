@@ -14,10 +14,10 @@ from markupsafe import Markup
 from tunesmith.commit import write_file
 from tunesmith.figures import figures
 from tunesmith.report.plots import curves, histogram, scatter
+from tunesmith.report.rows import texts, worst
 
 JOINERS = "\u200c\u200d"
 """Parts of how Persian, Hindi or emoji are written, though they show nothing by themselves."""
-WORST_ROWS = 20
 LONG_TEXT = 280
 MOST_LABELS_IN_FULL = 40
 MOST_LABELS_DRAWN = 200
@@ -84,7 +84,8 @@ def _facts(folder: Path) -> dict[str, Any]:
         "ranges": _ranges(evaluation),
         "confusion": _heat(evaluation),
         "fits": _fits(predictions, recipe),
-        "worst": _worst(predictions),
+        "texts": texts(predictions),
+        "worst": worst(predictions),
         "not_measured": NOT_MEASURED,
         "long_text": LONG_TEXT,
     }
@@ -168,14 +169,6 @@ def _fits(predictions: Sequence[Mapping[str, Any]], recipe: str | None) -> list[
         plots.append(scatter(gold, given, visible(name)))
     counts, edges = np.histogram(errors, bins=21)
     return [*plots, histogram(edges.tolist(), counts.tolist(), "answered minus right")]
-
-
-def _worst(predictions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows that the model was wrong about and most sure of, or farthest off."""
-    wrong = [row for row in predictions if row.get("correct") is False]
-    wrong.sort(key=lambda row: -(row["confidence"] or 0.0))
-    far = sorted((row for row in predictions if row.get("error")), key=lambda row: -row["error"])
-    return (wrong or far)[:WORST_ROWS]
 
 
 def number(value: float | None) -> str:

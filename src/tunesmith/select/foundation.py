@@ -3,10 +3,13 @@
 import hashlib
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import transformers
 import yaml
+from tokenizers import Regex, pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from tunesmith.contracts import Card, Family, Foundation
@@ -27,6 +30,10 @@ OFFSET_POSITIONS = (
     "data2vec-text",
     "longformer",
     "mpnet",
+    "roberta-prelayernorm",
+    "ibert",
+    "luke",
+    "esm",
 )
 """Model types that count positions from the padding token's id + 1, and so have fewer than they have embeddings."""
 TOKENIZER_FILES = (
@@ -34,10 +41,12 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "spiece.model",
+    "spm.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
 NO_LIMIT = 1_000_000
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 def open_foundation(options: ModelOptions, base: Path) -> Foundation:
@@ -56,10 +65,10 @@ def open_foundation(options: ModelOptions, base: Path) -> Foundation:
             ) from error
         tokenizer = _tokenizer(source.folder)
     size = getattr(config.get_text_config(), "vocab_size", None)
-    if isinstance(size, int) and len(tokenizer) > size:
+    if isinstance(size, int) and _exceeds(tokenizer, size):
         raise UserError(
             str(source.folder),
-            f"its tokenizer has {len(tokenizer)} tokens and the model embeds {size}",
+            f"its tokenizer has {max(tokenizer.get_vocab().values()) + 1} tokens and the model embeds {size}",
             "is this the model's own tokenizer?",
         )
     licence, languages = _read_me(source.folder / "README.md")
@@ -98,7 +107,7 @@ def context_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase)
     """The longest row, in tokens, that the model has positions for."""
     text = config.get_text_config()
     limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < NO_LIMIT else []
-    for key in ("max_position_embeddings", "n_positions"):
+    for key in ("max_position_embeddings", "n_positions", "seq_length"):
         if key in text.to_dict() and isinstance(value := text.to_dict()[key], int) and value > 0:
             offset = (text.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
             limits.append(value - offset)
@@ -107,8 +116,7 @@ def context_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase)
 
 def supported(foundation: Foundation, auto_class: str) -> type[transformers.PreTrainedModel]:
     """The model class with the head that `auto_class` stands for. Raises UserError when the model has none."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", auto_class.removeprefix("AutoModel")).upper()
-    mapping = getattr(transformers, f"MODEL_{words}_MAPPING")
+    mapping = mapping_of(auto_class)
     if type(foundation.config) not in mapping:
         raise UserError(
             "task",
@@ -117,6 +125,19 @@ def supported(foundation: Foundation, auto_class: str) -> type[transformers.PreT
         )
     found: type[transformers.PreTrainedModel] = mapping[type(foundation.config)]
     return found
+
+
+def mapping_of(auto_class: str) -> Mapping[type, Any]:
+    """The model class with this Auto class's head, by the class of the configuration."""
+    found: Mapping[type, Any] = getattr(transformers, f"MODEL_{_words(auto_class)}_MAPPING")
+    return found
+
+
+def _words(auto_class: str) -> str:
+    """An Auto class as `transformers` spells it in the names of its mappings."""
+    if auto_class == "AutoModelForSeq2SeqLM":
+        return "FOR_SEQ_TO_SEQ_CAUSAL_LM"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", auto_class.removeprefix("AutoModel")).upper()
 
 
 def fit_tokenizer(foundation: Foundation, auto_class: str) -> None:
@@ -146,7 +167,32 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
                 str(folder), "its tokenizer has no token to pad with", "set pad_token in tokenizer_config.json"
             )
         tokenizer.pad_token = stand_in
+    _keep_texts_apart(tokenizer)
     return tokenizer
+
+
+def _keep_texts_apart(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Cuts what a text spells like a control token, where it would become one (a Unigram model's likeliest piece).
+
+    What shall be read as a control token never gets here: such are taken out before a text is cut.
+    """
+    control = tokenizer.all_special_tokens
+    read = tokenizer(control, add_special_tokens=False, split_special_tokens=True)["input_ids"] if control else []
+    if {number for ids in read for number in ids} & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}:
+        backend = tokenizer.backend_tokenizer
+        spelled = "|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in control)
+        whole = [backend.pre_tokenizer] if backend.pre_tokenizer is not None else []
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*whole, pre_tokenizers.Split(Regex(spelled), "isolated")])
+
+
+def _exceeds(tokenizer: PreTrainedTokenizerBase, size: int) -> bool:
+    """Whether texts can become tokens beyond the first `size`. Control tokens that nothing writes may lie there."""
+    beyond = {number for number in tokenizer.get_vocab().values() if number >= size}
+    if not beyond:
+        return False
+    roles = {getattr(tokenizer, f"{role}_token_id") for role in ROLES}
+    unwritten = set(tokenizer.all_special_ids) - roles - set(tokenizer("")["input_ids"])
+    return not beyond <= unwritten
 
 
 def _read_me(path: Path) -> tuple[str | None, tuple[str, ...]]:

@@ -21,6 +21,9 @@ BACKBONE = re.compile(r"\.\d+\.|embed")
 """Names of weights in repeated blocks and embeddings, which only pre-training gives."""
 
 
+VOCABULARY_HEADS = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
+
+
 @dataclass(frozen=True)
 class Loaded:
     """head: names of the modules that the task adds to the pre-trained model. notes: what was found out in loading."""
@@ -46,26 +49,63 @@ def load_model(
     torch.manual_seed(seed)
     with quiet():
         try:
-            model, found = getattr(transformers, auto_class).from_pretrained(
-                foundation.folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+            model, found = _read(foundation, auto_class, config)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(str(foundation.folder), str(error).splitlines()[0], "are the weights complete?") from error
     _require_backbone(model, found, foundation)
-    return Loaded(model, _head(model, found["missing_keys"]), _notes(model, found))
+    _let_padding_learn(model, foundation)
+    return Loaded(model, _head(model, found["missing_keys"], auto_class), _notes(model, found))
+
+
+def _let_padding_learn(model: PreTrainedModel, foundation: Foundation) -> None:
+    """Where padding has no token of its own, that token's embedding learns like any other (it may be the end token)."""
+    tokenizer = foundation.tokenizer
+    if tokenizer.pad_token_id in (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
+        for module in model.modules():
+            if isinstance(module, nn.Embedding) and module.padding_idx == tokenizer.pad_token_id:
+                module.padding_idx = None
+
+
+def _read(foundation: Foundation, auto_class: str, config: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and the names of the weights that its file lacks, holds in another size or holds in vain.
+
+    Llama's backbone is `model`, but `transformer` in its question answering class, which so finds nothing of it in the
+    file: it is read by itself then. (`from_pretrained` can rename, but would save the model under the other name too.)
+    """
+    model, found = _from_file(foundation, auto_class, config)
+    usual = transformers.MODEL_MAPPING.get(type(config), None)
+    if getattr(usual, "base_model_prefix", model.base_model_prefix) == model.base_model_prefix:
+        return model, found
+    if _lost(model, found):
+        backbone, inside = _from_file(foundation, "AutoModel", config)
+        getattr(model, model.base_model_prefix).load_state_dict(backbone.state_dict())
+        prefix = f"{model.base_model_prefix}."
+        for kind in ("missing_keys", "mismatched_keys"):
+            beside = [key for key in found[kind] if not key.startswith(prefix)]
+            found[kind] = [*beside, *(prefix + key for key in inside[kind])]
+        found["unexpected_keys"] = inside["unexpected_keys"]
+    return model, found
+
+
+def _from_file(
+    foundation: Foundation, auto_class: str, config: PretrainedConfig
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    model, found = getattr(transformers, auto_class).from_pretrained(
+        foundation.folder,
+        config=config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    other = [key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]]
+    return model, {**found, "mismatched_keys": other}
 
 
 def _require_backbone(model: PreTrainedModel, found: Mapping[str, Any], foundation: Foundation) -> None:
     """Refuses weights that leave blocks or embeddings of the pre-trained part to chance."""
-    other = [key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]]
-    drawn = [key for key in (*found["missing_keys"], *other) if key.startswith(f"{model.base_model_prefix}.")]
-    lost = sorted(key for key in drawn if BACKBONE.search(key))
+    lost = _lost(model, found)
     if lost:
         raise UserError(
             str(foundation.folder),
@@ -75,22 +115,40 @@ def _require_backbone(model: PreTrainedModel, found: Mapping[str, Any], foundati
         )
 
 
+def _lost(model: PreTrainedModel, found: Mapping[str, Any]) -> list[str]:
+    prefix = f"{model.base_model_prefix}." if _has_backbone(model) else ""
+    drawn = [*found["missing_keys"], *found["mismatched_keys"]]
+    return sorted(key for key in drawn if key.startswith(prefix) and BACKBONE.search(key))
+
+
+def _has_backbone(model: PreTrainedModel) -> bool:
+    """Whether the pre-trained part is one module. Some classes (T5's with a decoder) hold its parts beside the head."""
+    return model.base_model_prefix in dict(model.named_children())
+
+
 def set_dropout(config: PretrainedConfig, rate: float) -> None:
-    """Sets every dropout rate of a configuration that is a number."""
+    """Sets every dropout rate of a configuration that is a number. At rate 0 no whole layer is left out either."""
     text = config.get_text_config()
     for part in {id(config): config, id(text): text}.values():
         for key, value in part.to_dict().items():
-            if (
-                ("dropout" in key or key.endswith("pdrop"))
-                and isinstance(value, float | int)
-                and not isinstance(value, bool)
-            ):
+            named = "dropout" in key or key.endswith("pdrop") or (rate == 0 and key.endswith("layerdrop"))
+            if named and isinstance(value, float | int) and not isinstance(value, bool):
                 setattr(part, key, rate)
 
 
-def _head(model: PreTrainedModel, missing: Sequence[str]) -> tuple[str, ...]:
-    """The modules beside the backbone that have weights, and those inside it that the pre-trained file lacked."""
+def _head(model: PreTrainedModel, missing: Sequence[str], auto_class: str) -> tuple[str, ...]:
+    """The modules beside the backbone that have weights, and those inside it that the pre-trained file lacked.
+
+    A head over the vocabulary is part of the pre-trained model; only layers that its file lacks count, and never the
+    one that shares its weights with the embeddings.
+    """
     backbone = model.base_model_prefix
+    if auto_class in VOCABULARY_HEADS:
+        modules = {name: module for name, module in model.named_modules() if not any(module.children())}
+        new = dict.fromkeys(key.rpartition(".")[0] for key in missing)
+        return tuple(name for name in new if name in modules and modules[name] is not model.get_output_embeddings())  # type: ignore[no-untyped-call]
+    if not _has_backbone(model):
+        return tuple(dict.fromkeys(key.rpartition(".")[0] for key in missing))
     beside = [
         name
         for name, module in model.named_children()
@@ -105,7 +163,7 @@ def _notes(model: PreTrainedModel, found: Mapping[str, Any]) -> tuple[str, ...]:
     fresh = sorted({key.rpartition(".")[0] for key in found["missing_keys"]})
     if fresh:
         notes.append(f"new, drawn at random: {', '.join(fresh)}")
-    other = sorted({key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]})
+    other = sorted(set(found["mismatched_keys"]))
     if other:
         notes.append(f"of another size in the pre-trained file, drawn anew: {', '.join(other)}")
     kept = {name for name, _ in model.named_parameters()}

@@ -4,6 +4,13 @@ from tunesmith.catalog import Catalog
 
 TASKS = Catalog(
     "task",
+    chat="tunesmith.tasks.chat:Chat",
     classification="tunesmith.tasks.classification:Classification",
+    generation="tunesmith.tasks.generation:Generation",
+    language="tunesmith.tasks.language:Language",
+    multiple_choice="tunesmith.tasks.multiple_choice:MultipleChoice",
+    ner="tunesmith.tasks.ner:NER",
+    preference="tunesmith.tasks.preference:Preference",
     regression="tunesmith.tasks.regression:Regression",
+    span_qa="tunesmith.tasks.span_qa:SpanQA",
 )

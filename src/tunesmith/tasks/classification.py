@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -9,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from scipy.special import expit, softmax
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
 
 from tunesmith.batch import Batch, Column, Example
-from tunesmith.contracts import Answer, Family, Predictions, Record, Specimen
+from tunesmith.contracts import Answer, Codec, Family, Outputs, PredictionKind, Predictions, Record, Specimen
 from tunesmith.errors import BadRow, UserError, nearest, shown
-from tunesmith.options import Options
+from tunesmith.tasks.base import TaskOptions, numbers_of
 from tunesmith.tasks.head import AUTO_CLASS, FAMILIES, wide
 from tunesmith.tasks.text import encode_texts, examples, read_texts
 
@@ -28,7 +28,7 @@ BROKEN = ("the lamp is broken", "the kettle came broken", "a broken chair again"
 THANKS = ("thank you, wonderful", "what kind people", "great shop, thank you", "quick and kind, thanks")
 
 
-class Classification(Options):
+class Classification(TaskOptions):
     """Which label a text has."""
 
     families: ClassVar[frozenset[Family]] = FAMILIES
@@ -155,9 +155,6 @@ class Classification(Options):
     def _names(self, record: Record) -> tuple[str, ...]:
         return tuple(record.target) if self.multi_label else (record.target,)
 
-    def suit(self, model: nn.Module) -> Self:
-        return self
-
     def check(self, record: Record) -> None:
         for name in self._names(record):
             if name not in self.label_names:
@@ -175,10 +172,8 @@ class Classification(Options):
     def columns(self) -> Mapping[str, Column]:
         return {"labels": Column(0, per="row", role="target")}
 
-    def encode(
-        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_tokens: int
-    ) -> Sequence[Example]:
-        tokens, cut = encode_texts(records, tokenizer, max_tokens)
+    def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
+        tokens, cut = encode_texts(records, codec.tokenizer, max_tokens)
         graded = all(record.target is not None for record in records)
         return examples(records, tokens, cut, self._gold(records).tolist() if graded else None)
 
@@ -220,31 +215,32 @@ class Classification(Options):
         targets = labels.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
         return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum")
 
-    def outputs(self, model_output: Any, batch: Batch) -> Tensor:
-        logits: Tensor = model_output.logits
-        return logits
-
-    def predictions(self, outputs: NDArray[Any], records: Sequence[Record]) -> Predictions:
-        rows = np.array([record.row for record in records], dtype=np.int64)
+    def gold(self, records: Sequence[Record]) -> Predictions:
         gold = self._gold(records)
-        scores = self._scores(outputs)
-        if self.multi_label:
-            return Predictions(rows, gold, (scores >= self.threshold).astype(np.int64), scores, self.label_names)
-        return Predictions(rows, gold[:, 0], scores.argmax(axis=-1), scores, self.label_names)
+        kept = gold if self.multi_label else gold[:, 0]
+        scores = np.zeros((len(records), len(self.label_names)))
+        kind: PredictionKind = "labels" if self.multi_label else "label"
+        return Predictions(numbers_of(records), kept, np.zeros_like(kept), scores, self.label_names, kind)
+
+    def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
+        wanted = self.gold(records)
+        scores = self._scores(np.stack(outputs.values)) if len(records) else np.zeros((0, len(self.label_names)))
+        answers = (scores >= self.threshold).astype(np.int64) if self.multi_label else scores.argmax(axis=-1)
+        return replace(wanted, answers=answers, scores=scores)
 
     def _scores(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
         logits = outputs.astype(np.float64)
         scores: NDArray[np.float64] = expit(logits) if self.multi_label else softmax(logits, axis=-1)
         return scores
 
-    def answer(self, outputs: NDArray[Any]) -> Answer:
+    def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
+        return [self._answer(row) for row in outputs.values]
+
+    def _answer(self, outputs: NDArray[Any]) -> Answer:
         scores = dict(zip(self.label_names, self._scores(outputs).tolist(), strict=True))
         if self.multi_label:
             return Answer([name for name, score in scores.items() if score >= self.threshold], scores)
         return Answer(max(scores, key=lambda name: scores[name]), scores)
-
-    def fold(self, model: nn.Module) -> Self:
-        return self
 
 
 def _name(value: Any, column: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -10,12 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
 
 from tunesmith.batch import Batch, Column, Example
-from tunesmith.contracts import Answer, Family, Predictions, Record, Specimen
+from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen
 from tunesmith.errors import BadRow, UserError, shown
-from tunesmith.options import Options
+from tunesmith.tasks.base import TaskOptions, numbers_of
 from tunesmith.tasks.head import AUTO_CLASS, FAMILIES, output_layer, wide
 from tunesmith.tasks.text import encode_texts, examples, read_texts
 
@@ -35,7 +35,7 @@ WORSE_TO_BETTER = (
 )
 
 
-class Regression(Options):
+class Regression(TaskOptions):
     """Which number a text has."""
 
     families: ClassVar[frozenset[Family]] = FAMILIES
@@ -134,9 +134,6 @@ class Regression(Options):
             raise ValueError("the scale of the targets is not known before `learn`")
         return self.means, self.scales
 
-    def check(self, record: Record) -> None:
-        """Any number can be graded."""
-
     def head(self) -> Mapping[str, Any]:
         names = self.label_names
         return {
@@ -149,18 +146,10 @@ class Regression(Options):
     def columns(self) -> Mapping[str, Column]:
         return {"labels": Column(0.0, per="row", role="target")}
 
-    def encode(
-        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_tokens: int
-    ) -> Sequence[Example]:
-        tokens, cut = encode_texts(records, tokenizer, max_tokens)
+    def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
+        tokens, cut = encode_texts(records, codec.tokenizer, max_tokens)
         graded = all(record.target is not None for record in records)
         return examples(records, tokens, cut, [list(record.target) for record in records] if graded else None)
-
-    def stratum(self, record: Record) -> str | None:
-        return None
-
-    def weigh(self, records: Sequence[Record]) -> Sequence[float] | None:
-        return None
 
     def count(self, batch: Batch) -> float:
         return float(batch.targets["labels"].numel())
@@ -173,21 +162,23 @@ class Regression(Options):
             return functional.huber_loss(found, wanted, reduction="sum")
         return functional.mse_loss(found, wanted, reduction="sum")
 
-    def outputs(self, model_output: Any, batch: Batch) -> Tensor:
-        logits: Tensor = model_output.logits
-        return logits
-
     def _in_units(self, outputs: NDArray[Any]) -> NDArray[np.float64]:
         means, scales = self._learned
         units: NDArray[np.float64] = outputs.astype(np.float64) * np.array(scales) + np.array(means)
         return units
 
-    def predictions(self, outputs: NDArray[Any], records: Sequence[Record]) -> Predictions:
-        rows = np.array([record.row for record in records], dtype=np.int64)
+    def gold(self, records: Sequence[Record]) -> Predictions:
         gold = np.array([record.target for record in records], dtype=np.float64).reshape(len(records), -1)
-        return Predictions(rows, gold, self._in_units(outputs), None, self.label_names)
+        return Predictions(numbers_of(records), gold, np.zeros_like(gold), None, self.label_names, "numbers")
 
-    def answer(self, outputs: NDArray[Any]) -> Answer:
+    def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
+        wanted = self.gold(records)
+        return replace(wanted, answers=self._in_units(np.stack(outputs.values))) if len(records) else wanted
+
+    def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
+        return [self._answer(row) for row in outputs.values]
+
+    def _answer(self, outputs: NDArray[Any]) -> Answer:
         values = self._in_units(outputs).tolist()
         return Answer(values[0] if len(values) == 1 else dict(zip(self.label_names, values, strict=True)))
 

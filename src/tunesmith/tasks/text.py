@@ -54,6 +54,16 @@ def encode_texts(
     return rows, [max(0, length - max_tokens) for length in lengths]
 
 
+def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The control tokens that the tokenizer puts before a text, and those behind it."""
+    ends = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
+    empty = [int(token) for token in tokenizer("", return_attention_mask=False)["input_ids"]]
+    behind = 0
+    while behind < len(empty) and empty[len(empty) - 1 - behind] in ends:
+        behind += 1
+    return empty[: len(empty) - behind], empty[len(empty) - behind :]
+
+
 def examples(
     records: Sequence[Record],
     columns: Sequence[Mapping[str, Sequence[int]]],

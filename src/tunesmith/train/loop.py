@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tunesmith.batch import Batch, Encoded, Padding, collate
+from tunesmith.batch import Batch, Encoded, Padding
 from tunesmith.contracts import Step, Task
 from tunesmith.errors import TrainingStopped
-from tunesmith.forward import autocast, forward
-from tunesmith.train.order import STEP_COST_TOKENS, Order, micro_batches, mix, share
+from tunesmith.forward import autocast, batch_of, forward
+from tunesmith.seeds import mix
+from tunesmith.train.order import STEP_COST_TOKENS, Order, micro_batches, runs, share
 from tunesmith.train.plan import Plan
 from tunesmith.world import World
 
@@ -55,11 +56,16 @@ class Course:
         index = self.order.batch(step)
         mine = share(index, self.data.lengths, self.world.rank, self.world.size)
         if not len(mine):
-            row = collate(self.data, index[:1].tolist(), self.padding)
+            row = batch_of(self.task, self.data, index[:1].tolist(), self.padding, 0)
             return [Batch(row.inputs, row.targets, (), 0).to(self.world.device)]
         cost = STEP_COST_TOKENS[self.world.device.type]
-        groups = micro_batches(mine, self.data.lengths, self.plan.options.micro_tokens, cost)
-        return [collate(self.data, group.tolist(), self.padding).to(self.world.device) for group in groups]
+        most = self.plan.options.micro_tokens
+        packed = self.padding.pack is not None
+        groups = runs(mine, self.data.lengths, most) if packed else micro_batches(mine, self.data.lengths, most, cost)
+        seed = mix(self.plan.seed, step + 1)
+        return [
+            batch_of(self.task, self.data, group.tolist(), self.padding, seed).to(self.world.device) for group in groups
+        ]
 
 
 def steps(state: State, course: Course) -> Iterator[Step]:
@@ -176,5 +182,7 @@ def _broken_rows(state: State, course: Course, batch: Batch) -> list[int]:
     """The rows of `batch` whose own outputs are not finite."""
     with torch.no_grad(), autocast(course.plan.precision, course.world.device):
         outputs = forward(state.model, course.task, batch)
+    if len(outputs) != len(batch.rows):  # rows of several sequences, or packed ones
+        return list(batch.rows)
     finite = torch.isfinite(outputs).flatten(1).all(dim=1).tolist()
-    return [row for row, fine in zip(batch.rows, finite, strict=False) if not fine]
+    return [row for row, fine in zip(batch.rows, finite, strict=True) if not fine]

@@ -28,6 +28,10 @@ class TrainOptions(Options):
     batch_size: int = Field(
         16, ge=1, description="Rows per update, over all processes. How they are split to fit memory changes nothing."
     )
+    packing: bool = Field(
+        False,
+        description="Lay several texts into one line without padding, for decoders that keep them apart.",
+    )
     micro_tokens: int = Field(8192, ge=1, description="Most padded tokens in one forward pass.")
     learning_rate: float | None = Field(None, gt=0, description="Peak rate; None: the method's own.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after warm-up.")

@@ -7,14 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tunesmith.seeds import mix
+
 STEP_COST_TOKENS = {"cpu": 256, "cuda": 4096}
 """What one more forward pass costs, in padded tokens that take as long; measured on small models."""
-
-
-def mix(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, different for every different list."""
-    state = np.random.SeedSequence([number & 0xFFFFFFFFFFFFFFFF for number in numbers])
-    return int(state.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class Order:
@@ -48,6 +44,17 @@ def share(index: NDArray[np.int64], lengths: NDArray[np.int64], rank: int, size:
     ordered = index[np.argsort(-lengths[index], kind="stable")]
     turn = np.arange(len(ordered)) % (2 * size)
     return np.asarray(ordered[np.where(turn < size, turn, 2 * size - 1 - turn) == rank])
+
+
+def runs(index: NDArray[np.int64], lengths: NDArray[np.int64], most: int) -> list[NDArray[np.int64]]:
+    """`index` in its order, cut into groups of at most `most` tokens where a single row has no more."""
+    group = np.zeros(len(index), dtype=np.int64)
+    filled = 0
+    for place, length in enumerate(lengths[index].tolist()):
+        fits = place > 0 and filled + length <= most
+        filled = filled + length if fits else length
+        group[place] = group[place - 1] + (not fits) if place else 0
+    return [index[group == number] for number in range(int(group[-1]) + 1)]
 
 
 def micro_batches(

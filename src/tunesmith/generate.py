@@ -1,0 +1,134 @@
+"""Texts out of a model: static batches of prompts of like length, padded on the side that its kind of model needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from tunesmith.batch import Encoded, Padding, collate, encoded, padding_for
+from tunesmith.contracts import Codec, Decoding, Family, Outputs, Record, Reply, Task
+from tunesmith.forward import Inference, autocast
+from tunesmith.quiet import quiet
+from tunesmith.seeds import mix
+
+FIELDS = ("input_ids", "attention_mask")
+"""What a prompt consists of for a model that generates."""
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """What generating needs besides a model: its codec, the longest row in tokens, and how to compute."""
+
+    codec: Codec
+    max_tokens: int
+    run: Inference
+
+
+def replies(
+    model: nn.Module, prompts: Encoded, codec: Codec, decoding: Decoding, padding: Padding, run: Inference
+) -> list[tuple[Reply, ...]]:
+    """`decoding.samples` replies to each prompt, in order.
+
+    Greedy replies are those of `transformers.generate` token for token. Sampled ones are drawn from the seed and the
+    rows of their batch. The model is left in the mode that it was in. In a world of several, each does its share.
+    """
+    was_training = model.training
+    model.eval()
+    world = run.world
+    left = codec.family is Family.DECODER
+    beside = Padding(padding.columns, side="left" if left else "right", multiple=1)
+    config = _config(decoding, codec.tokenizer, left)
+    order = np.argsort(prompts.lengths, kind="stable")
+    mine = order[world.rank :: world.size]
+    found: list[NDArray[np.float64]] = []
+    with torch.inference_mode(), autocast(run.precision, world.device), torch.random.fork_rng(devices=[]), quiet():
+        for index in _batches(mine, prompts.lengths, decoding, run.tokens):
+            batch = collate(prompts, index, beside).to(world.device)
+            torch.manual_seed(mix(decoding.seed, *batch.rows))
+            inputs = {name: batch.inputs[name] for name in FIELDS}
+            more = {"tokenizer": codec.tokenizer} if decoding.stop_texts else {}
+            made = model.generate(**inputs, generation_config=config, **more)  # type: ignore[operator]
+            skip = inputs["input_ids"].shape[1] if left else 1
+            found += _rows(made[:, skip:].cpu(), len(index), decoding)
+    model.train(was_training)
+    gathered = world.gather_arrays(found)
+    places = np.concatenate([order[rank :: world.size] for rank in range(world.size)])
+    return [_replies(gathered[place], codec.tokenizer, decoding) for place in np.argsort(places, kind="stable")]
+
+
+def _config(decoding: Decoding, tokenizer: PreTrainedTokenizerBase, decoder: bool) -> GenerationConfig:
+    sampled = decoding.temperature > 0
+    more: dict[str, Any] = (
+        {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k} if sampled else {}
+    )
+    if decoding.forced is not None and not decoder:
+        more["forced_bos_token_id"] = decoding.forced
+    if decoding.start is not None and not decoder:
+        more["decoder_start_token_id"] = decoding.start
+    if decoding.no_repeat_ngram:
+        more["no_repeat_ngram_size"] = decoding.no_repeat_ngram
+    if decoding.beams > 1:
+        more["length_penalty"] = decoding.length_penalty
+    if decoding.stop_texts:
+        more["stop_strings"] = list(decoding.stop_texts)
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=decoding.max_new_tokens,
+        min_new_tokens=decoding.min_new_tokens,
+        num_beams=decoding.beams,
+        do_sample=sampled,
+        repetition_penalty=decoding.repetition_penalty,
+        num_return_sequences=decoding.samples,
+        eos_token_id=list(decoding.stop_ids) or None,
+        pad_token_id=tokenizer.pad_token_id,
+        **more,
+    )
+
+
+def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], decoding: Decoding, most: int) -> list[list[int]]:
+    """Runs of prompts, the longest first, whose size with all that may be added stays within `most` tokens."""
+    groups: list[list[int]] = []
+    width = 0
+    for row in order[::-1].tolist():
+        if not groups or (len(groups[-1]) + 1) * width > most:
+            groups.append([])
+            width = (int(lengths[row]) + decoding.max_new_tokens) * max(decoding.beams, decoding.samples)
+        groups[-1].append(row)
+    return [group[::-1] for group in groups[::-1]]
+
+
+def _rows(made: Tensor, rows: int, decoding: Decoding) -> list[NDArray[np.float64]]:
+    """Of each prompt its samples, [samples, tokens]."""
+    return [part.to(torch.float64).numpy() for part in made.reshape(rows, decoding.samples, -1)]
+
+
+def _replies(made: NDArray[np.float64], tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> tuple[Reply, ...]:
+    found = []
+    for line in made.astype(np.int64).tolist():
+        end = next((place for place, token in enumerate(line) if token in decoding.stop_ids), None)
+        ids = tuple(line if end is None else line[:end])
+        if end is None and tokenizer.pad_token_id is not None:
+            while ids and ids[-1] == tokenizer.pad_token_id:
+                ids = ids[:-1]
+        text = str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        stop = next((text.find(word) for word in decoding.stop_texts if word in text), None)
+        stopped = end is not None or stop is not None or len(ids) < decoding.max_new_tokens
+        found.append(Reply(text if stop is None else text[:stop], ids, stopped))
+    return tuple(found)
+
+
+def with_replies(
+    model: nn.Module, task: Task, outputs: Outputs, records: Sequence[Record], speaker: Speaker
+) -> Outputs:
+    """The outputs with what the model says to each record, where the task has texts generated."""
+    decoding = task.decoding_for(speaker.codec)
+    if decoding is None or not records:
+        return outputs
+    prompts = encoded(task.prompts(records, speaker.codec, speaker.max_tokens))
+    columns = {**padding_for({}, speaker.codec.tokenizer.pad_token_id).columns}
+    found = replies(model, prompts, speaker.codec, decoding, Padding(columns), speaker.run)
+    return replace(outputs, replies=found)

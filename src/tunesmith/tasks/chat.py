@@ -1,0 +1,224 @@
+"""Conversations: a model learns the assistant's replies, each up to the token that stops it, and nothing else."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from tunesmith.batch import Batch, Column, Example
+from tunesmith.contracts import Answer, Codec, Decoding, Family, Outputs, Predictions, Record, Specimen
+from tunesmith.errors import BadRow
+from tunesmith.tasks.base import TaskOptions
+from tunesmith.tasks.graded import NLL, next_tokens, targets_of, token_sums
+from tunesmith.tasks.messages import Columns, Conversation, Form, read_messages
+from tunesmith.tasks.replies import (
+    AUTO_CLASSES,
+    COLUMNS,
+    FAMILIES,
+    DecodingOptions,
+    pair_row,
+    start_of,
+    text_answers,
+    text_gold,
+    text_predictions,
+)
+from tunesmith.tasks.transcript import ChatFormat, ChatOptions, Transcript, chat_format, fit, fit_prompt, stop_ids
+
+METRICS = ("reply_nll", "rougeL", "rouge1", "chrf", "token_accuracy", "stop_rate")
+TURNS = ("user", "assistant") * 2
+SAID = (
+    ("kettle", "broken", "now", "thank you"),
+    ("order", "good", "again", "late"),
+    ("lamp", "blue", "now", "never"),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A conversation; as a text it is what was said before the last reply. replied: whether it ends with one."""
+
+    conversation: Conversation
+    replied: bool
+
+    def __str__(self) -> str:
+        messages = self.conversation.messages
+        shown = messages[:-1] if self.replied else messages
+        return "\n".join(f"{message['role']}: {said(message)}" for message in shown)
+
+
+class Chat(TaskOptions):
+    """What an assistant replies, in conversations of one turn or many (instruction tuning)."""
+
+    families: ClassVar[frozenset[Family]] = FAMILIES
+    version: ClassVar[int] = 1
+    packs: ClassVar[bool] = True
+    untuned: ClassVar[bool] = True
+    specimens: ClassVar[tuple[Specimen, ...]] = (
+        Specimen(
+            {"decoding": {"max_new_tokens": 6}},
+            tuple(
+                {"messages": [{"role": role, "content": text} for role, text in zip(TURNS, turns, strict=True)]}
+                for turns in SAID
+            ),
+        ),
+        Specimen(
+            {"decoding": {"max_new_tokens": 6}, "system": "kind shop"},
+            tuple({"instruction": turns[0], "input": "", "output": turns[1]} for turns in SAID),
+        ),
+    )  # fmt: skip
+
+    form: Literal["auto", "messages", "sharegpt", "prompt", "alpaca", "pair"] = Field(
+        "auto",
+        description="How rows hold conversations: `messages` (role, content), `sharegpt` (from, value), `prompt` and "
+        "completion, `alpaca` (instruction, input, output), `pair` of two columns; `auto` sees it from the columns.",
+    )
+    messages: str | None = Field(None, description="Column of the list of messages; None: messages or conversations.")
+    prompt: str | None = Field(
+        None, description="Column of what is asked; None: prompt, instruction, question and so on."
+    )
+    reply: str | None = Field(None, description="Column of the reply; None: completion, output, answer and so on.")
+    system: str | None = Field(None, description="System turn of conversations that have none.")
+    template: str | None = Field(
+        None, description="Chat template: `plain`, `chatml` or Jinja; None: the tokenizer's own, else plain."
+    )
+    template_values: Mapping[str, bool | int | str] = Field(
+        {}, description="More that the template is given, such as `enable_thinking`."
+    )
+    fold_system: bool = Field(
+        False, description="Put a system turn at the start of the first user turn where the template has none."
+    )
+    on_long: Literal["cut_prompt", "drop"] = Field(
+        "cut_prompt", description="Of a conversation that is too long `cut_prompt`'s oldest turns, or `drop` it."
+    )
+    metric: str | None = Field(None, description="Main metric; None: reply_nll.")
+    decoding: DecodingOptions = Field(DecodingOptions(), description="How replies are generated.")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(column for column in (self.messages, self.prompt, self.reply) if column is not None)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.prompt or "prompt",)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return METRICS if self.metric is None else (self.metric, *(name for name in METRICS if name != self.metric))
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        return ("nearest_text",)
+
+    def auto_class(self, family: Family) -> str:
+        return AUTO_CLASSES[family]
+
+    def head(self) -> Mapping[str, Any]:
+        return {}
+
+    def _columns(self) -> Columns:
+        columns = Columns()
+        if self.messages is not None:
+            columns = replace(columns, messages=self.messages, conversations=self.messages)
+        if self.prompt is not None and self.form == "pair":
+            return replace(columns, source=self.prompt, target=self.reply)
+        if self.prompt is not None:
+            columns = replace(columns, prompt=self.prompt, instruction=self.prompt)
+        if self.reply is not None:
+            columns = replace(columns, completion=self.reply, output=self.reply)
+        return columns
+
+    def read(self, row: Mapping[str, Any], *, with_target: bool = True) -> tuple[Mapping[str, Any], Any]:
+        form = None if self.form == "auto" else Form(self.form)
+        columns = self._columns()
+        if not with_target:  # what is asked may be a text or messages, whatever the training rows held
+            messages = any(row.get(name) is not None for name in (columns.messages, columns.conversations))
+            text = columns.source is None and isinstance(row.get(self.inputs[0]), str)
+            form = None if messages else Form.PROMPT if text else form
+        found = read_messages(row, columns, form=form, system=self.system, with_target=with_target)
+        inputs = {"conversation": Asked(found, with_target)}
+        return inputs, (said(found.messages[-1]),) if with_target else None
+
+    def columns(self) -> Mapping[str, Column]:
+        return COLUMNS
+
+    def format(self, codec: Codec) -> ChatFormat:
+        """How this model's conversations are written. Raises UserError for a model that cannot have any."""
+        options = ChatOptions(self.template, dict(self.template_values), self.fold_system)
+        return chat_format(codec.tokenizer, options, encoder_decoder=codec.family is Family.ENCODER_DECODER)
+
+    def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
+        """A conversation in one line where its turns allow that, else a line each reply. No reply is ever cut."""
+        format = self.format(codec)
+        examples: list[Example] = []
+        for record in records:
+            try:
+                fitted = fit(format, record.inputs["conversation"].conversation, max_tokens, self.on_long)
+            except BadRow as error:
+                examples.append(Example(record.row, {}, refused=error.reason))
+                continue
+            rows = [_row(record.row, made, codec, max_tokens) for made in fitted.kept]
+            examples += rows or [Example(record.row, {}, refused=fitted.dropped[0])]
+        return examples
+
+    def prompts(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
+        format = self.format(codec)
+        room = max_tokens
+        if codec.family is Family.DECODER:
+            room = max(1, max_tokens - min(self.decoding.max_new_tokens, max_tokens // 2))
+        found = []
+        for record in records:
+            asked: Asked = record.inputs["conversation"]
+            messages = asked.conversation.messages[:-1] if asked.replied else asked.conversation.messages
+            made = fit_prompt(format, replace(asked.conversation, messages=messages), room)
+            found.append(Example(record.row, {"input_ids": list(made.read)}, made.cut))
+        return found
+
+    def decoding_for(self, codec: Codec) -> Decoding | None:
+        ends = stop_ids(self.format(codec))
+        if codec.family is Family.DECODER:
+            return self.decoding.decoding(ends)
+        start = start_of(codec, [ends[-1]])
+        return self.decoding.decoding(ends, forced=codec.config.to_dict().get("forced_bos_token_id"), start=start)
+
+    def furnish(self, codec: Codec) -> None:
+        """Gives the tokenizer the template that its model was tuned with."""
+        if self.template is not None or not codec.tokenizer.chat_template:
+            codec.tokenizer.chat_template = self.format(codec).source
+
+    def count(self, batch: Batch) -> float:
+        return targets_of(batch)
+
+    def outputs(self, model_output: Any, batch: Batch) -> Tensor:
+        return token_sums(model_output.logits, batch.targets["labels"], batch.targets.get("weights"))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return outputs[:, NLL].sum()
+
+    def gold(self, records: Sequence[Record]) -> Predictions:
+        return text_gold(records, [record.target for record in records])
+
+    def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
+        return text_predictions(outputs, records, [record.target for record in records])
+
+    def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
+        return text_answers(outputs, records)
+
+
+def said(message: Mapping[str, Any]) -> str:
+    """What a message says; its tool calls as JSON where there are any."""
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls") or ()]
+    return "\n".join([*([message["content"]] if message["content"] else []), *calls])
+
+
+def _row(row: int, made: Transcript, codec: Codec, max_tokens: int) -> Example:
+    if made.source is not None:
+        example = pair_row(row, codec, made.source, made.ids, max_tokens, made.cut)
+        if example.refused:
+            return example
+        return replace(example, columns={**example.columns, "weights": list(made.weights)})
+    ids, weights = list(made.ids), list(made.weights)
+    labels = next_tokens(ids, [weight > 0 for weight in weights])
+    return Example(row, {"input_ids": ids, "labels": labels, "weights": [*weights[1:], 0.0]}, made.cut)
