@@ -242,6 +242,7 @@ ROWS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ),
     "span_qa": ({}, [{**ALIKE, "question": f"what {n}", "answers": ["red"] if n % 2 else []} for n in range(12)]),
     "chat": ({}, [{"prompt": f"and {n}?", "completion": ["yes", "Yes", "no"][n % 3]} for n in range(12)]),
+    "code": ({}, [{"prompt": f"def f{n}():", "solution": f" return {n}"} for n in range(12)]),
     "generation": ({}, [{"source": f"row {n}", "target": ["yes", "Yes", "no"][n % 3]} for n in range(12)]),
     "language": ({}, [{"text": f"once upon {n} times"} for n in range(12)]),
     "preference": ({}, [{"prompt": f"and {n}?", "chosen": "yes", "rejected": f"no {n}"} for n in range(12)]),

@@ -361,6 +361,13 @@ KNOWN: dict[str, tuple[Row, str, dict[str, Any]]] = {
         "multiple_choice",
         {"question": "question", "context": "context", "choices": "choices", "answer": "answer"},
     ),
+    "functions": (
+        lambda n: {
+            "prompt": f"def f{n}(x):", "canonical_solution": f" return {n}", "test": "x", "entry_point": f"f{n}",
+        },
+        "code",
+        {"prompt": "prompt", "solution": "canonical_solution", "test": "test", "entry_point": "entry_point"},
+    ),
     "texts from texts": (
         lambda n: {"source": text(n), "target": f"{n} few"},
         "generation",
@@ -503,7 +510,7 @@ def test_the_recipe_of_every_layout_loads_and_names_its_columns(tmp_path: Path, 
     (tmp_path / "recipe.yaml").write_text(starter.text(tmp_path / "recipe.yaml"), encoding="utf-8")
     task = load_recipe(tmp_path / "recipe.yaml").task
     assert task == TASKS.load(kind)(**options)
-    assert ("encoder" in starter.notes[-1]) == (kind in ("chat", "generation", "preference"))
+    assert ("encoder" in starter.notes[-1]) == (kind in ("chat", "code", "generation", "preference"))
 
 
 @pytest.mark.parametrize("kind", ["ner", "multiple_choice", "span_qa", "language"])

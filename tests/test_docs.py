@@ -130,7 +130,7 @@ def test_the_limits_of_a_number_are_in_its_table() -> None:
 
 def test_a_key_of_a_section_within_a_task_stands_with_its_dot_in_a_table_of_whole_lines() -> None:
     rows = [line for line in generator().REGIONS["tasks"]().splitlines() if line.startswith("|")]
-    assert len([row for row in rows if row.startswith("| `decoding.beams` | whole number, at least 1 | `1` |")]) == 2
+    assert len([row for row in rows if row.startswith("| `decoding.beams` | whole number, at least 1 | `1` |")]) == 3
     assert [row for row in rows if not row.endswith("|")] == []
 
 

@@ -37,6 +37,14 @@ GENERATION = (
     "train.epochs=2",
     *FAST,
 )
+CODE = (
+    "data.train=code.jsonl",
+    f"task={{kind: code, language: sql, {TALKS}}}",
+    "model=./gpt2",
+    "train.epochs=2",
+    *FAST,
+)
+PYTHON = (*CODE, "task.language=python", "task.test=test", "task.prompt=comment")
 TRANSLATION = (*GENERATION, "model=./mbart", "task.source_language=en_XX", "task.target_language=de_DE")
 CHAT = ("data.train=spoken.jsonl", f"task={{kind: chat, {TALKS}}}", "model=./gpt2", "train.epochs=4", *FAST)
 PROMPTED = (*CHAT, "task.form=prompt")
@@ -84,6 +92,10 @@ def answers(run: Run) -> str:
 
 def main(run: Run) -> Any:
     return run.read_json("evaluation.json")["main"]
+
+
+def measured(run: Run) -> list[str]:
+    return list(run.read_json("evaluation.json")["metrics"])
 
 
 def ways(run: Run) -> Any:
@@ -177,6 +189,17 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.generation.source_language": (TRANSLATION, "fr_XX", losses),
     "task.generation.target_language": (TRANSLATION, "fr_XX", losses),
     "task.generation.metric": (GENERATION, "chrf", main),
+    "task.code.prompt": (CODE, "other", losses),
+    "task.code.solution": (CODE, "wrong", losses),
+    "task.code.suffix": ((*CODE, "model=./codellama"), "behind", losses),
+    "task.code.language": (CODE, "other", measured),
+    "task.code.test": (CODE, "test", main),
+    "task.code.entry_point": (
+        (*PYTHON, "task.solution=function", "evaluate.baselines=true"), "name", of("evaluation.json", "baselines"),
+    ),
+    "task.code.schema": (CODE, "script", main),
+    "task.code.samples": ((*PYTHON, *talk("temperature=1")), "10", measured),
+    "task.code.metric": (CODE, "chrf", main),
     "task.chat.form": (CHAT, "prompt", losses),
     "task.chat.messages": (CHAT, "turns", losses),
     "task.chat.prompt": (PROMPTED, "other", losses),
@@ -189,8 +212,11 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.chat.metric": (CHAT, "chrf", main),
     **{
         f"task.{kind}.decoding.{key}": ((*common, *more), value, answers)
-        for kind, common in (("generation", GENERATION), ("chat", CHAT)) for key, (more, value) in DECODING.items()
+        for kind, common in (("generation", GENERATION), ("chat", CHAT), ("code", CODE))
+        for key, (more, value) in DECODING.items()
     },
+    "task.code.decoding.min_new_tokens": ((*CODE, "train.epochs=12"), "8", answers),
+    "task.code.decoding.stop": (CODE, "[S, E, T, ' ']", answers),
     "data.train": ((), "uneven.jsonl", of("audit.json", "ledger")),
     "data.validation": ((), "0.4", of("audit.json", "ledger")),
     "data.test": ((), "pairs.jsonl", of("audit.json", "ledger")),
@@ -253,13 +279,14 @@ ELSEWHERE = {
     "model.download": "test_select",
     "task.kind": "the matrix",
     "data.on_bad_row": "test_corpus, and below",
+    "task.code.database": "test_code, with a database on disk",
 }
 
 
 @pytest.fixture(scope="module")
 def place(house: Path) -> Path:
     """The house with more models, and with rows whose every column tells something else."""
-    for kind in ("llama", "flan", "mbart"):
+    for kind in ("llama", "flan", "mbart", "codellama"):
         model_folder(kind, house / kind)
     texts = [json.loads(line) for line in (house / "rows.jsonl").read_text().splitlines()]
     rows = [
@@ -280,7 +307,7 @@ def place(house: Path) -> Path:
 def told(count: int) -> dict[str, list[dict[str, Any]]]:
     """Rows of the tasks beyond a label or a number, by the name of their file."""
     files: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("told", "asked", "chosen", "judged", "written", "spoken")
+        name: [] for name in ("told", "asked", "chosen", "judged", "written", "spoken", "code")
     }
     for n in range(count):
         thing, when, number = ("kettle", "lamp", "chair")[n % 3], ("now", "yesterday")[n % 2], str(n % 3 + 1)
@@ -303,6 +330,12 @@ def told(count: int) -> dict[str, list[dict[str, Any]]]:
         })  # fmt: skip
         files["judged"].append({"prompt": asked, "chosen": right, "rejected": wrong, "other": f"please {number}"})
         files["written"].append({"source": asked, "target": right, "other": wrong})
+        files["code"].append({
+            "prompt": f"{asked}: ", "comment": f"# {asked}\n", "other": f"{thing} ", "solution": f"SELECT {number}",
+            "wrong": f"SELECT '{thing}'",
+            "behind": f";{thing}", "script": "CREATE TABLE t (a); INSERT INTO t VALUES (1);", "test": "assert True",
+            "name": "f", "function": f"def f(x):\n return {number}",
+        })  # fmt: skip
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": right}]
         more = [{"role": "user", "content": "and"}, {"role": "assistant", "content": wrong}]
         files["spoken"].append({

@@ -13,26 +13,18 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from tunesmith.batch import IGNORED
 from tunesmith.errors import BadRow
+from tunesmith.tasks.span_rows import read_marks, read_spans, read_tags, read_tokens
+from tunesmith.tasks.span_tokens import joined, owner, pieces, spans_from_tokens, token_labels, windows
 from tunesmith.tasks.tags import (
     Scheme,
     Span,
     best_path,
     detect_scheme,
-    joined,
     may_follow,
-    owner,
-    pieces,
-    read_marks,
-    read_spans,
-    read_tags,
-    read_tokens,
-    spans_from_tokens,
     spans_of,
     tag_names,
     tags_of,
-    token_labels,
     transitions,
-    windows,
 )
 
 UNITS = [

@@ -5,8 +5,9 @@ from tokenizers.normalizers import Lowercase
 from transformers import GenerationConfig, LlamaConfig
 
 from templates import CHATML, IM, KINDS, QWEN3, byte_level, sentencepiece_like, tokenizer_of, unigram
+from tunesmith.tasks.chat_format import ChatOptions
+from tunesmith.tasks.control_tokens import ControlTokens
 from tunesmith.tasks.template_doctor import CHECKS, Diagnosis, diagnose
-from tunesmith.tasks.transcript import ChatOptions, ControlTokens
 
 TURN_BY_TURN = {"mistral", "qwen3", "vicuna", "lines", "harmony"}
 OTHER_END = {"llama3", "gemma", "phi3"}

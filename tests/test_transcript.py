@@ -15,22 +15,10 @@ from transformers import PreTrainedTokenizerFast
 from templates import IM, KINDS, LINES, QWEN3, VICUNA, Kind, byte_level, sentencepiece_like, tokenizer_of, unigram
 from tunesmith.errors import BadRow, UserError
 from tunesmith.tasks import transcript
+from tunesmith.tasks.chat_format import CHATML, ChatFormat, ChatOptions, chat_format, stop_ids
+from tunesmith.tasks.control_tokens import ControlTokens
 from tunesmith.tasks.messages import Conversation
-from tunesmith.tasks.transcript import (
-    CHATML,
-    ChatFormat,
-    ChatOptions,
-    ControlTokens,
-    Fitted,
-    Reply,
-    Transcript,
-    chat_format,
-    fit,
-    fit_prompt,
-    prompt_ids,
-    stop_ids,
-    transcripts,
-)
+from tunesmith.tasks.transcript import Fitted, Reply, Transcript, fit, fit_prompt, prompt_ids, transcripts
 
 FRAGMENTS = (
     *("the lamp", "is late", "kettle", "x", "7", ".", ",", ": ", "User: ", '"', "\\", "{{ x }}", "{% if %}"),

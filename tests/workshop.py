@@ -52,6 +52,15 @@ def records_of(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[Record]:
     return [Record(place, "specimen", place + 1, *task.read(row)) for place, row in enumerate(rows)]
 
 
+def opened(folder: Path, family_kind: str, auto_class: str) -> Foundation:
+    """The tiny model of that kind in `folder`, made when it is not there yet, before its weights are read."""
+    if not (folder / "config.json").exists():
+        model_folder(family_kind, folder)
+    foundation = open_foundation(ModelOptions(name=str(folder)), Path("."))
+    fit_tokenizer(foundation, auto_class)
+    return foundation
+
+
 def bench(folder: Path, family_kind: str, task_kind: str, method_kind: str, **more: Any) -> Bench:
     """A bench in `folder`. more: `specimen` (its number), `method` and `task` options, `dropout`."""
     if not (folder / "config.json").exists():

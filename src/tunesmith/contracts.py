@@ -166,7 +166,8 @@ class Decoding:
     """How texts are generated: `transformers`' terms. temperature 0: greedy, or beams. samples: replies a prompt.
 
     stop_ids: tokens that end a reply. stop_texts: texts that do. forced: the first token of every reply.
-    start: what a decoder behind an encoder begins with, if not as its configuration says.
+    start: what a decoder behind an encoder begins with, if not as its configuration says. continues: a decoder's
+    reply goes on with the text of its prompt, so that white space at its start is part of it.
     """
 
     max_new_tokens: int
@@ -184,6 +185,7 @@ class Decoding:
     stop_texts: tuple[str, ...] = ()
     forced: int | None = None
     start: int | None = None
+    continues: bool = False
 
 
 @dataclass(frozen=True)

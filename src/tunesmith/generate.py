@@ -16,6 +16,8 @@ from tunesmith.forward import Inference, autocast
 from tunesmith.quiet import quiet
 from tunesmith.seeds import mix
 
+AHEAD = 8
+"""Tokens of a prompt that a reply which continues its text is read behind."""
 FIELDS = ("input_ids", "attention_mask")
 """What a prompt consists of for a model that generates."""
 
@@ -58,7 +60,11 @@ def replies(
     model.train(was_training)
     gathered = world.gather_arrays(found)
     places = np.concatenate([order[rank :: world.size] for rank in range(world.size)])
-    return [_replies(gathered[place], codec.tokenizer, decoding) for place in np.argsort(places, kind="stable")]
+    found_replies = []
+    for number, place in enumerate(np.argsort(places, kind="stable").tolist()):
+        ahead = prompts.columns["input_ids"][number][-AHEAD:].tolist() if decoding.continues and left else []
+        found_replies.append(_replies(gathered[place], codec.tokenizer, decoding, ahead))
+    return found_replies
 
 
 def _config(decoding: Decoding, tokenizer: PreTrainedTokenizerBase, decoder: bool) -> GenerationConfig:
@@ -106,19 +112,27 @@ def _rows(made: Tensor, rows: int, decoding: Decoding) -> list[NDArray[np.float6
     return [part.to(torch.float64).numpy() for part in made.reshape(rows, decoding.samples, -1)]
 
 
-def _replies(made: NDArray[np.float64], tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> tuple[Reply, ...]:
+def _replies(
+    made: NDArray[np.float64], tokenizer: PreTrainedTokenizerBase, decoding: Decoding, ahead: list[int]
+) -> tuple[Reply, ...]:
+    """The replies to one prompt. ahead: its last tokens, which a reply is read behind."""
     found = []
+    read = _text(tokenizer, ahead)
     for line in made.astype(np.int64).tolist():
         end = next((place for place, token in enumerate(line) if token in decoding.stop_ids), None)
         ids = tuple(line if end is None else line[:end])
         if end is None and tokenizer.pad_token_id is not None:
             while ids and ids[-1] == tokenizer.pad_token_id:
                 ids = ids[:-1]
-        text = str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        text = _text(tokenizer, [*ahead, *ids]).removeprefix(read)
         stop = next((text.find(word) for word in decoding.stop_texts if word in text), None)
         stopped = end is not None or stop is not None or len(ids) < decoding.max_new_tokens
         found.append(Reply(text if stop is None else text[:stop], ids, stopped))
     return tuple(found)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def with_replies(

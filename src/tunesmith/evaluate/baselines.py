@@ -85,7 +85,12 @@ def nearest_text(texts: Sequence[str], known: Predictions, asked: Sequence[str],
     found = []
     for start in range(0, len(asked), ROWS_AT_ONCE):
         found += np.asarray((new[start : start + ROWS_AT_ONCE] @ seen.T).argmax(axis=1)).ravel().tolist()
-    return replace(wanted, answers=objects([(known.gold[place][0],) for place in found]), extras={})
+    return replace(wanted, answers=objects([(known.gold[place][0],) for place in found]), extras=_facts(wanted))
+
+
+def _facts(wanted: Predictions) -> dict[str, NDArray[Any]]:
+    """What rows are judged by, whoever answers; numbers are of the model's own answers."""
+    return {name: values for name, values in wanted.extras.items() if values.dtype == object}
 
 
 def phrase_lookup(texts: Sequence[str], known: Predictions, asked: Sequence[str], wanted: Predictions) -> Predictions:

@@ -15,6 +15,7 @@ BY_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "span_qa": ("question", "context", "answers"),
     "ner": ("tokens", "tags"),
     "chat": ("messages",),
+    "code": ("prompt", "solution"),
     "generation": ("source", "target"),
     "language": ("text",),
 }
@@ -152,6 +153,16 @@ def _pair(there: Named) -> Layout | None:
     return _of("generation", why, source=source, target=target)
 
 
+def _program(there: Named) -> Layout | None:
+    prompt, solution = there.get("prompt"), there.get("solution", there.get("canonical_solution"))
+    if prompt is None or solution is None or not prompt.is_text or not (solution.is_text or solution.is_list):
+        return None
+    test, entry = there.get("test"), there.get("entry_point")
+    entry = None if test is None else entry
+    why = f"{shown(solution.name)} goes on with {shown(prompt.name)}"
+    return _of("code", why, prompt=prompt, solution=solution, test=test, entry_point=entry)
+
+
 def _marked(columns: Sequence[Column]) -> Layout | None:
     """The text that holds marks for its entities."""
     marked = {
@@ -180,6 +191,7 @@ _LOOKS: Mapping[str, Callable[[Named], Layout | None]] = {
     "span_qa": _answers,
     "ner": _entities,
     "chat": _conversation,
+    "code": _program,
     "generation": _pair,
 }
 

@@ -6,6 +6,7 @@ TASKS = Catalog(
     "task",
     chat="tunesmith.tasks.chat:Chat",
     classification="tunesmith.tasks.classification:Classification",
+    code="tunesmith.tasks.code:Code",
     generation="tunesmith.tasks.generation:Generation",
     language="tunesmith.tasks.language:Language",
     multiple_choice="tunesmith.tasks.multiple_choice:MultipleChoice",

@@ -12,6 +12,7 @@ from tunesmith.batch import Batch, Column, Example
 from tunesmith.contracts import Answer, Codec, Decoding, Family, Outputs, Predictions, Record, Specimen
 from tunesmith.errors import BadRow
 from tunesmith.tasks.base import TaskOptions
+from tunesmith.tasks.chat_format import ChatFormat, ChatOptions, chat_format, stop_ids
 from tunesmith.tasks.graded import NLL, next_tokens, targets_of, token_sums
 from tunesmith.tasks.messages import Columns, Conversation, Form, read_messages
 from tunesmith.tasks.replies import (
@@ -25,7 +26,7 @@ from tunesmith.tasks.replies import (
     text_gold,
     text_predictions,
 )
-from tunesmith.tasks.transcript import ChatFormat, ChatOptions, Transcript, chat_format, fit, fit_prompt, stop_ids
+from tunesmith.tasks.transcript import Transcript, fit, fit_prompt
 
 METRICS = ("reply_nll", "rougeL", "rouge1", "chrf", "token_accuracy", "stop_rate")
 TURNS = ("user", "assistant") * 2

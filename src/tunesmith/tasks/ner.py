@@ -17,22 +17,9 @@ from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Rec
 from tunesmith.errors import BadRow, UserError, nearest, shown
 from tunesmith.tasks.base import TaskOptions, numbers_of
 from tunesmith.tasks.head import wide
-from tunesmith.tasks.tags import (
-    Scheme,
-    Span,
-    best_path,
-    joined,
-    pieces,
-    read_marks,
-    read_spans,
-    read_tags,
-    read_tokens,
-    spans_from_tokens,
-    tag_names,
-    token_labels,
-    transitions,
-    windows,
-)
+from tunesmith.tasks.span_rows import read_marks, read_spans, read_tags, read_tokens
+from tunesmith.tasks.span_tokens import joined, pieces, spans_from_tokens, token_labels, windows
+from tunesmith.tasks.tags import Scheme, Span, best_path, tag_names, transitions
 from tunesmith.tasks.text import frame, read_text
 
 METRICS = ("entity_f1", "entity_precision", "entity_recall", "entity_macro_f1")

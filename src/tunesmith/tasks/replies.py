@@ -22,6 +22,8 @@ COLUMNS = {
 }
 LANGUAGE_IN_FRONT = "mbart"
 """Models of this type read their labels' last token first; all others the start token that they name."""
+SIGNS = ("\n", ".", "x")
+"""What a text is tokenised behind, to be no beginning."""
 FEWEST_PROMPT_TOKENS = 8
 """A reply that leaves a prompt less room than this is too long to learn."""
 
@@ -80,6 +82,31 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
 
 
+def continued_ids(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[int]:
+    """The tokens of a text that goes on with `before`, so that nothing comes between the two when both are read.
+
+    They are those of both together where these begin with those of `before`; else those of the text behind some sign,
+    since by itself a text may be given a blank at its start.
+    """
+    first, whole = plain_ids(tokenizer, before), plain_ids(tokenizer, before + text)
+    if before and whole[: len(first)] == first:
+        return whole[len(first) :]
+    for sign in SIGNS:
+        ahead, behind = plain_ids(tokenizer, sign), plain_ids(tokenizer, sign + text)
+        if behind[: len(ahead)] == ahead:
+            return behind[len(ahead) :]
+    return plain_ids(tokenizer, text)
+
+
+def exact_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The tokens of a text that read as just that text by themselves, as far as the tokenizer has such."""
+    usual = plain_ids(tokenizer, text)
+    for ids in (usual, continued_ids(tokenizer, "", text)):
+        if tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text:
+            return ids
+    return usual
+
+
 def decoder_row(row: int, prompt: Sequence[int], reply: Sequence[int], max_tokens: int, cut: int = 0) -> Example:
     """A prompt and its reply in one line, the reply graded. What does not fit is cut from the prompt's left.
 
@@ -112,10 +139,15 @@ def start_of(codec: Codec, labels: Sequence[int]) -> int:
     return end_of(codec.tokenizer) if start is None else int(start)
 
 
-def text_predictions(outputs: Outputs, records: Sequence[Record], gold: Sequence[tuple[str, ...]]) -> Predictions:
-    """Right texts beside generated ones, with the likelihood of the right ones where it was computed."""
+def text_predictions(
+    outputs: Outputs, records: Sequence[Record], gold: Sequence[tuple[str, ...]], *, strip: bool = True
+) -> Predictions:
+    """Right texts beside generated ones, with the likelihood of the right ones where it was computed.
+
+    strip: leave out white space around what was generated; that of code at its start means something.
+    """
     replies = outputs.replies or [()] * len(records)
-    answers = [tuple(reply.text.strip() for reply in found) for found in replies]
+    answers = [tuple(reply.text.strip() if strip else reply.text.rstrip() for reply in found) for found in replies]
     extras: dict[str, np.ndarray] = {}
     if len(outputs.values):
         places = outputs.data.places()
@@ -136,7 +168,8 @@ def text_gold(records: Sequence[Record], gold: Sequence[tuple[str, ...]]) -> Pre
     return replace(Predictions(numbers_of(records), objects(gold), nothing, None, (), "texts"), extras={})
 
 
-def text_answers(outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
-    """The first generated text of each record."""
+def text_answers(outputs: Outputs, records: Sequence[Record], *, strip: bool = True) -> list[Answer]:
+    """The first generated text of each record. strip: as in `text_predictions`."""
     replies = outputs.replies or [()] * len(records)
-    return [Answer(found[0].text.strip() if found else "") for found in replies]
+    texts = [found[0].text if found else "" for found in replies]
+    return [Answer(text.strip() if strip else text.rstrip()) for text in texts]

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from tunesmith.errors import BadRow, UserError, shown
+from tunesmith.tasks.chat_format import ChatFormat, ChatOptions, chat_format, stop_ids
 from tunesmith.tasks.messages import Conversation
-from tunesmith.tasks.transcript import ChatFormat, ChatOptions, chat_format, prompt_ids, stop_ids, transcripts
+from tunesmith.tasks.transcript import prompt_ids, transcripts
 
 Level = Literal["ok", "warning", "error"]
 

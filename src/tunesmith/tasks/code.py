@@ -1,0 +1,245 @@
+"""Code: completed, filled in, or written from words, and judged by running it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from tunesmith.batch import Batch, Column, Example
+from tunesmith.contracts import Answer, Codec, Decoding, Family, Outputs, Predictions, Record, Specimen, objects
+from tunesmith.errors import BadRow, UserError, shown
+from tunesmith.tasks.base import TaskOptions
+from tunesmith.tasks.graded import NLL, targets_of, token_sums
+from tunesmith.tasks.replies import (
+    AUTO_CLASSES,
+    COLUMNS,
+    FAMILIES,
+    DecodingOptions,
+    continued_ids,
+    decoder_row,
+    end_of,
+    exact_ids,
+    pair_row,
+    plain_ids,
+    start_of,
+    text_answers,
+    text_gold,
+    text_predictions,
+)
+from tunesmith.tasks.text import frame, read_text
+
+BY_TESTS = ("pass_at_1", "pass_at_10")
+BY_RESULT = ("execution_accuracy",)
+ALWAYS = ("same_text", "chrf", "reply_nll", "stop_rate")
+INFILL = (
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+)
+"""The control tokens of models that can fill in: Code Llama, Qwen and StarCoder 2, StarCoder, DeepSeek Coder."""
+LOST = "tokenizer_changes_it"
+"""Why a row of code is refused: T5's tokenizers and those like them know no line breaks, for instance."""
+TOKENS = "the model's tokenizer has no tokens to fill in with"
+WRITTEN = (
+    ("def thank(", "you):\n return 1", "assert thank(2) == 1"),
+    ("def late(", "x):\n return x", "assert late(3) == 3"),
+    ("def now(", "):\n return 2", "assert now() == 2"),
+)
+
+
+class Solutions(tuple[str, ...]):
+    """Right texts, with what others are judged by: tests, the name of a function, a database's script."""
+
+    judged: Mapping[str, str]
+
+    def __new__(cls, texts: Sequence[str], judged: Mapping[str, str]) -> Self:
+        made = super().__new__(cls, texts)
+        made.judged = judged
+        return made
+
+
+class Code(TaskOptions):
+    """A program, a part of one, or a query."""
+
+    families: ClassVar[frozenset[Family]] = FAMILIES
+    version: ClassVar[int] = 1
+    packs: ClassVar[bool] = True
+    untuned: ClassVar[bool] = True
+    specimens: ClassVar[tuple[Specimen, ...]] = (
+        Specimen(
+            {"test": "check", "decoding": {"max_new_tokens": 24}},
+            tuple({"prompt": prompt, "solution": solution, "check": check} for prompt, solution, check in WRITTEN),
+        ),
+        Specimen(
+            {"language": "sql", "prompt": "asked", "solution": "query", "decoding": {"max_new_tokens": 24}},
+            ({"asked": "late order", "query": "SELECT 1"}, {"asked": "red lamp", "query": ["SELECT 2", "SELECT 3"]}),
+        ),
+    )
+
+    prompt: str = Field("prompt", description="Column of what comes before: code, or words that say what is wanted.")
+    solution: str = Field("solution", description="Column of the right code, or of a list of right ones.")
+    suffix: str | None = Field(None, description="Column of the code behind the gap, for models that can fill in.")
+    language: Literal["python", "sql", "other"] = Field("python", description="What the code is written in.")
+    test: str | None = Field(
+        None,
+        description="Column of Python that is run behind the code and fails where it is wrong (HumanEval's `test`).",
+    )
+    entry_point: str | None = Field(
+        None, description="Column of the function's name that `check(…)` of the tests takes."
+    )
+    database: str | None = Field(
+        None, description="SQLite file that queries are compared on; or, in `schema`, a column with its SQL script."
+    )
+    schema_column: str | None = Field(
+        None, alias="schema", description="Column of the CREATE and INSERT statements that make the database of a row."
+    )
+    samples: int = Field(
+        1, ge=1, description="Programs written for each prompt, for pass@k; above 1 with a temperature."
+    )
+    metric: str | None = Field(None, description="Main metric; None: pass_at_1, execution_accuracy or same_text.")
+    decoding: DecodingOptions = Field(DecodingOptions(max_new_tokens=256), description="How programs are written.")
+
+    @model_validator(mode="after")
+    def _draws(self) -> Self:
+        if self.samples > 1 and not self.decoding.temperature:
+            raise ValueError("several samples of a prompt are all the same without decoding.temperature")
+        return self
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        judged = (self.test, self.entry_point, self.schema_column)
+        return (*self.inputs, self.solution, *(column for column in judged if column is not None))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.prompt,) if self.suffix is None else (self.prompt, self.suffix)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        runs = BY_TESTS[: 1 + (self.samples >= 10)] if self.test is not None else ()
+        compared = BY_RESULT if self.database is not None or self.schema_column is not None else ()
+        valid = () if self.language == "other" else ("valid_code",)
+        known = (*runs, *compared, *ALWAYS[:1], *valid, *ALWAYS[1:])
+        return known if self.metric is None else (self.metric, *(name for name in known if name != self.metric))
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        return ("nearest_text",)
+
+    def auto_class(self, family: Family) -> str:
+        return AUTO_CLASSES[family]
+
+    def head(self) -> Mapping[str, Any]:
+        return {}
+
+    def read(self, row: Mapping[str, Any], *, with_target: bool = True) -> tuple[Mapping[str, Any], Any]:
+        inputs = {name: read_text(row, name) for name in self.inputs}
+        if not with_target:
+            return inputs, None
+        value = row.get(self.solution)
+        texts = list(value) if isinstance(value, list | tuple) else [value]
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise BadRow(self.solution, shown(value), "code, or a list of right ones", "empty_reply")
+        judged = {
+            name: read_text(row, column)
+            for name, column in (("test", self.test), ("entry_point", self.entry_point), ("schema", self.schema_column))
+            if column is not None
+        }
+        return inputs, Solutions([str(text) for text in texts], judged)
+
+    def columns(self) -> Mapping[str, Column]:
+        return COLUMNS
+
+    def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
+        """The first solution behind its prompt; a prompt that is too long loses its start.
+
+        Refused is code that the tokenizer cannot give back as it is.
+        """
+        tokenizer, end = codec.tokenizer, end_of(codec.tokenizer)
+        made = []
+        for record in records:
+            prompt, right = self._prompt(record, codec), record.target[0].rstrip()
+            before = record.inputs[self.prompt] if self.suffix is None else ""
+            decoder = codec.family is Family.DECODER
+            solution = continued_ids(tokenizer, before, right) if decoder else exact_ids(tokenizer, right)
+            if right not in tokenizer.decode([*prompt, *solution] if decoder else solution):
+                made.append(Example(record.row, {}, refused=LOST))
+            elif decoder:
+                made.append(decoder_row(record.row, prompt, [*solution, end], max_tokens))
+            else:
+                kept = prompt[max(0, len(prompt) - max_tokens) :]
+                made.append(pair_row(record.row, codec, kept, [*solution, end], max_tokens, len(prompt) - len(kept)))
+        return made
+
+    def prompts(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
+        room = max_tokens
+        if codec.family is Family.DECODER:
+            room = max(1, max_tokens - min(self.decoding.max_new_tokens, max_tokens // 2))
+        made = []
+        for record in records:
+            prompt = self._prompt(record, codec)
+            kept = prompt[max(0, len(prompt) - room) :]
+            made.append(Example(record.row, {"input_ids": kept}, len(prompt) - len(kept)))
+        return made
+
+    def _prompt(self, record: Record, codec: Codec) -> list[int]:
+        before, after = frame(codec.tokenizer)
+        text = plain_ids(codec.tokenizer, record.inputs[self.prompt])
+        if self.suffix is not None:
+            first, second, third = _infill(codec.tokenizer)
+            behind = plain_ids(codec.tokenizer, record.inputs[self.suffix])
+            text = [first, *text, second, *behind, third]
+        return [*before, *text, *(after if codec.family is Family.ENCODER_DECODER else ())]
+
+    def decoding_for(self, codec: Codec) -> Decoding | None:
+        end = end_of(codec.tokenizer)
+        start = start_of(codec, [end]) if codec.family is Family.ENCODER_DECODER else None
+        forced = codec.config.to_dict().get("forced_bos_token_id") if start is not None else None
+        found = self.decoding.decoding([end], forced=forced, start=start, samples=self.samples)
+        return replace(found, continues=True)
+
+    def count(self, batch: Batch) -> float:
+        return targets_of(batch)
+
+    def outputs(self, model_output: Any, batch: Batch) -> Tensor:
+        return token_sums(model_output.logits, batch.targets["labels"], batch.targets.get("weights"))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return outputs[:, NLL].sum()
+
+    def gold(self, records: Sequence[Record]) -> Predictions:
+        return self._judged_by(text_gold(records, [tuple(record.target) for record in records]), records)
+
+    def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
+        found = text_predictions(outputs, records, [tuple(record.target) for record in records], strip=False)
+        return self._judged_by(found, records)
+
+    def _judged_by(self, found: Predictions, records: Sequence[Record]) -> Predictions:
+        """The predictions with what their code is run with, a mapping each row."""
+        facts = [
+            {
+                "language": self.language,
+                "prompt": record.inputs[self.prompt],
+                "suffix": "" if self.suffix is None else record.inputs[self.suffix],
+                "database": self.database,
+                **record.target.judged,
+            }
+            for record in records
+        ]
+        return replace(found, extras={**found.extras, "program": objects(facts)})
+
+    def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
+        return text_answers(outputs, records, strip=False)
+
+
+def _infill(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int]:
+    """The tokens before the code, before what follows the gap, and before what fills it. Raises UserError."""
+    vocabulary = tokenizer.get_vocab()
+    for first, second, third in INFILL:
+        if first in vocabulary and second in vocabulary and third in vocabulary:
+            return vocabulary[first], vocabulary[second], vocabulary[third]
+    raise UserError("task.suffix", TOKENS, "leave the key out, or use Code Llama, StarCoder or the like")

@@ -1,0 +1,169 @@
+"""Code that models write: run, compared and kept as it is, down to its white space."""
+
+import gzip
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tunesmith.contracts import Family, Outputs, Predictions, Record, Reply
+from tunesmith.errors import UserError
+from tunesmith.evaluate import METRICS
+from tunesmith.evaluate.metrics import measure
+from tunesmith.tasks.code import LOST, Code
+from tunesmith.tasks.generation import Generation
+from tunesmith.tasks.replies import continued_ids
+from workshop import opened, records_of
+
+DATA = os.environ.get("TUNESMITH_BENCH_DATA")
+
+
+def real(name: str) -> list[dict[str, Any]]:
+    """The rows of a public set; skips where the folder of such sets is not named."""
+    if not DATA or not (Path(DATA) / name).exists():
+        pytest.skip(f"TUNESMITH_BENCH_DATA names no folder that holds {name}")
+    path = Path(DATA) / name
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        return [json.loads(line) for line in file]
+
+
+def answered(task: Any, records: Sequence[Record], texts: Sequence[Sequence[str]]) -> Predictions:
+    """What the task makes of these generated texts, one or several a record."""
+    nothing = Outputs([], None, [[Reply(text, (), True) for text in row] for row in texts])  # type: ignore[arg-type]
+    found: Predictions = task.predictions(nothing, records)
+    return found
+
+
+def value(name: str, predictions: Predictions) -> float:
+    return float(METRICS.load(name)(predictions))
+
+
+ROWS = [
+    {"prompt": "def double(x):\n", "solution": "    return 2 * x", "test": "assert double(4) == 8"},
+    {"prompt": "def last(x):\n", "solution": "    return x[-1]", "test": "assert last('ab') == 'b'"},
+]
+
+
+def test_a_program_that_passes_its_tests_counts_and_one_that_does_not_does_not() -> None:
+    task = Code(test="test")
+    records = records_of(task, ROWS)
+    right = answered(task, records, [[row["solution"]] for row in ROWS])
+    assert measure(right, task.metrics) | {"chrf": None} == {
+        "pass_at_1": 1.0, "same_text": 1.0, "valid_code": 1.0, "chrf": None, "reply_nll": None, "stop_rate": 1.0,
+    }  # fmt: skip
+    wrong = answered(task, records, [["    return x"], ["    return ("]])
+    assert value("pass_at_1", wrong) == 0.0
+    assert value("valid_code", wrong) == 0.5
+
+
+def test_pass_at_k_is_the_chance_that_one_of_k_programs_passes() -> None:
+    task = Code(test="test", samples=10, decoding={"temperature": 1.0})  # type: ignore[arg-type]
+    records = records_of(task, ROWS[:1])
+    given = answered(task, records, [["    return 2 * x"] * 3 + ["    return x"] * 7])
+    assert value("pass_at_1", given) == pytest.approx(0.3)
+    assert value("pass_at_10", given) == 1.0
+
+
+def test_the_function_that_check_takes_is_the_row_s(tmp_path: Path) -> None:
+    row = {**ROWS[0], "test": "def check(f):\n    assert f(1) == 2\n", "name": "double"}
+    task = Code(test="test", entry_point="name")
+    assert value("pass_at_1", answered(task, records_of(task, [row]), [["    return x + x"]])) == 1.0
+
+
+def test_queries_are_compared_by_their_rows(tmp_path: Path) -> None:
+    database = tmp_path / "shop.sqlite"
+    with sqlite3.connect(database) as made:
+        made.executescript("CREATE TABLE t (a INTEGER); INSERT INTO t VALUES (1), (2);")
+    rows = [{"prompt": "how many", "solution": "SELECT COUNT(*) FROM t"}]
+    task = Code(language="sql", database=str(database))
+    records = records_of(task, rows)
+    assert value("execution_accuracy", answered(task, records, [["SELECT 2"]])) == 1.0
+    assert value("execution_accuracy", answered(task, records, [["SELECT 3"]])) == 0.0
+    assert value("execution_accuracy", answered(task, records, [["DROP TABLE t"]])) == 0.0
+    script = {**rows[0], "script": "CREATE TABLE t (a); INSERT INTO t VALUES (7);"}
+    task = Code(language="sql", schema="script")  # type: ignore[call-arg]
+    assert value("execution_accuracy", answered(task, records_of(task, [script]), [["SELECT 1"]])) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "codellama", "qwen2", "gemma", "deepseek-v3", "bloom"])
+def test_white_space_at_the_start_of_an_answer_is_learned_and_given_back(kind: str, tmp_path: Path) -> None:
+    codec = opened(tmp_path / kind, kind, "AutoModelForCausalLM").codec
+    task = Code()
+    records = records_of(task, ROWS)
+    for record, example in zip(records, task.encode(records, codec, 64), strict=True):
+        assert not example.refused
+        ids = [int(token) for token in example.columns["input_ids"]]
+        text = codec.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert text.lstrip().endswith(ROWS[record.row]["prompt"] + ROWS[record.row]["solution"])
+
+
+def test_a_tokenizer_that_knows_no_line_breaks_refuses_code_that_has_some(tmp_path: Path) -> None:
+    codec = opened(tmp_path / "flan", "flan", "AutoModelForSeq2SeqLM").codec
+    assert codec.family is Family.ENCODER_DECODER
+    task = Code()
+    rows = [{"prompt": "two", "solution": "a\n b"}, {"prompt": "one", "solution": "lamp"}]
+    refused = [example.refused for example in task.encode(records_of(task, rows), codec, 64)]
+    assert refused == [LOST, ""]
+
+
+def test_a_gap_is_given_with_the_model_s_own_tokens(tmp_path: Path) -> None:
+    task = Code(suffix="behind")
+    records = records_of(task, [{"prompt": "def late", "solution": "(x):", "behind": " return x"}])
+    codec = opened(tmp_path / "codellama", "codellama", "AutoModelForCausalLM").codec
+    (example,) = task.encode(records, codec, 64)
+    tokens = codec.tokenizer.convert_ids_to_tokens([int(token) for token in example.columns["input_ids"]])
+    places = [tokens.index(mark) for mark in ("▁<PRE>", "▁<SUF>", "▁<MID>")]
+    assert places == sorted(places)
+    with pytest.raises(UserError, match=r"task\.suffix"):
+        task.encode(records, opened(tmp_path / "gpt2", "gpt2", "AutoModelForCausalLM").codec, 64)
+
+
+def test_tokens_go_on_with_what_stands_before_them(tmp_path: Path) -> None:
+    tokenizer = opened(tmp_path / "gpt2", "gpt2", "AutoModelForCausalLM").tokenizer
+    before, text = "the red ", "lamp\n is"
+    whole = tokenizer(before, add_special_tokens=False)["input_ids"] + continued_ids(tokenizer, before, text)
+    assert tokenizer.decode(whole).lstrip() == before + text
+
+
+def test_several_samples_without_a_temperature_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"decoding\.temperature"):
+        Code(samples=10)
+
+
+def test_humaneval_s_solutions_pass_and_those_of_other_problems_do_not() -> None:
+    rows = real("humaneval/test.jsonl.gz")
+    task = Code(solution="canonical_solution", test="test", entry_point="entry_point")
+    records = records_of(task, rows)
+    right = [[row["canonical_solution"]] for row in rows]
+    assert value("pass_at_1", answered(task, records, right)) == 1.0
+    assert value("pass_at_1", answered(task, records, right[1:] + right[:1])) == 0.0
+
+
+def test_gsm8k_s_answers_are_right_and_other_rows_answers_are_not() -> None:
+    rows = real("gsm8k/test.jsonl.gz")[:300]
+    task = Generation(source="question", target="answer")
+    numbers = [row["answer"].split("####")[1].strip() for row in rows]
+    records = records_of(task, rows)
+    texts = [[row["answer"]] for row in rows]
+    assert value("same_number", answered(task, records, texts)) == 1.0
+    others = [next(other for other, n in zip(texts, numbers, strict=True) if n != number) for number in numbers]
+    assert value("same_number", answered(task, records, others)) == 0.0
+
+
+def test_geography_s_queries_give_their_rows_and_other_rows_queries_do_not() -> None:
+    rows = real("text2sql_geography/test.jsonl.gz")
+    task = Code(
+        language="sql", prompt="source", solution="target", database=f"{DATA}/text2sql_geography/geography.sqlite"
+    )
+    records = records_of(task, rows)
+    own = METRICS.load("execution_accuracy").sums(answered(task, records, [[row["target"]] for row in rows]))
+    runs = own[:, 1] == 1  # a few right queries are no SQL that SQLite knows
+    assert runs.mean() > 0.99
+    assert own[runs, 0].min() == 1.0
+    empty = answered(task, records, [["SELECT 'none of these'"] for _ in rows])
+    assert np.nansum(METRICS.load("execution_accuracy").sums(empty)[:, 0]) == 0.0
