@@ -515,3 +515,13 @@ def test_weights_that_are_cut_off_are_refused(house: Path, tmp_path: Path) -> No
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError):
         api.run(recipe(house, model=str(folder)), folder=tmp_path / "run")
+
+
+def test_spans_that_end_inside_a_token_are_said(house: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"the parcel number {n}", "spans": [[4, 8 if n % 2 else 10, "THING"]]} for n in range(20)]
+    data = {"train": str(lines(tmp_path / "spans.jsonl", rows)), "validation": 0, "cache": False}
+    task, few = {"kind": "ner", "text": "text", "spans": "spans"}, {**SETTINGS, "epochs": 1}
+    screen = Screen()
+    run = api.run(recipe(house, task=task, data=data, train=few), folder=tmp_path / "run", screen=screen)
+    assert run.read_json("audit.json")["splits"]["train"]["tokens"]["widened"] == 10
+    assert any("10 spans end inside a token" in line for line in screen.said)

@@ -146,6 +146,8 @@ def prepare(house: House, foundation: Foundation) -> Prepared:
             house.screen.say(
                 f"{split}: {facts['cut_rows']} rows are longer than {most} tokens and lose {facts['cut_tokens']}"
             )
+        if facts.get("widened"):
+            house.screen.say(f"{split}: {facts['widened']} spans end inside a token, and are learned as far as its end")
     for finding in corpus.findings:
         if finding.severity != "info":
             house.screen.say(f"{finding.severity}: {finding.message}")

@@ -17,6 +17,8 @@ from tunesmith.world import World
 
 CHUNK = 2000
 BINS = 24
+WIDENED = "widened"
+"""The column that counts a row's spans that end inside a token, and are taken to its end."""
 READ_BY_TASKS = ("model_type", "decoder_start_token_id", "forced_bos_token_id")
 """What of a model's configuration the encoding of a row may depend on."""
 
@@ -135,6 +137,7 @@ def lengths(splits: Mapping[str, Encoded]) -> dict[str, dict[str, Any]]:
             "cut_rows": len({row for row, cut in zip(rows.rows.tolist(), rows.cut.tolist(), strict=True) if cut}),
             "cut_tokens": int(rows.cut.sum()),
             **_graded(rows),
+            **({"widened": int(rows.columns[WIDENED].values.sum())} if WIDENED in rows.columns else {}),
         }
     return found
 
