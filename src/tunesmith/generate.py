@@ -125,8 +125,10 @@ def _replies(
             while ids and ids[-1] == tokenizer.pad_token_id:
                 ids = ids[:-1]
         text = _text(tokenizer, [*ahead, *ids]).removeprefix(read)
-        stop = next((text.find(word) for word in decoding.stop_texts if word in text), None)
+        stop = min((text.find(word) for word in decoding.stop_texts if word in text), default=None)
         stopped = end is not None or stop is not None or len(ids) < decoding.max_new_tokens
+        while stop is not None and len(_text(tokenizer, [*ahead, *ids]).removeprefix(read)) > stop:
+            ids = ids[:-1]
         found.append(Reply(text if stop is None else text[:stop], ids, stopped))
     return tuple(found)
 
