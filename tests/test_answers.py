@@ -1,13 +1,8 @@
 """SQuAD's exact match and F1 on cases worked by hand, and the threshold against every other threshold."""
 
-import math
-
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tunesmith.evaluate.answers import best_threshold, exact, exact_matches, f1, f1s, normalised
+from tunesmith.evaluate.answers import exact, exact_matches, f1, f1s, normalised
 
 
 @pytest.mark.parametrize(
@@ -86,49 +81,3 @@ def test_f1_counts_letters_where_asked_to() -> None:
 
 def test_no_rows_have_no_values() -> None:
     assert exact_matches([], []).shape == f1s([], []).shape == (0,)
-
-
-def mean_at(threshold: float, no_answer: np.ndarray, if_answered: np.ndarray, impossible: np.ndarray) -> float:
-    return float(np.where(no_answer <= threshold, if_answered, impossible).mean())
-
-
-ROWS = st.lists(
-    st.tuples(st.integers(-3, 3).map(float), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans()),
-    min_size=1,
-    max_size=9,
-)
-
-
-@settings(deadline=None)
-@given(ROWS)
-def test_no_threshold_gives_a_better_mean_than_the_best_one(rows: list[tuple[float, float, bool]]) -> None:
-    no_answer, if_answered, impossible = (np.array(column) for column in zip(*rows, strict=True))
-    threshold, mean = best_threshold(no_answer, if_answered, impossible)
-    every = [mean_at(one, no_answer, if_answered, impossible) for one in np.arange(-4, 4, 0.5)]
-    assert mean == pytest.approx(max(every), abs=1e-12)
-    assert mean_at(threshold, no_answer, if_answered, impossible) == pytest.approx(mean, abs=1e-12)
-
-
-def test_the_threshold_lies_where_answers_stop_to_pay() -> None:
-    no_answer = np.array([3.0, -2.0, 0.5, -1.0])
-    impossible = np.array([False, False, True, False])
-    assert best_threshold(no_answer, np.array([0.0, 1.0, 0.0, 0.5]), impossible) == (-1.0, 0.625)  # 1 + 0.5 + 1 of 4
-    assert best_threshold(no_answer, np.array([1.0, 1.0, 0.5, 0.5]), impossible) == (3.0, 0.75)  # 1 + 0.5 + 0.5 + 1
-
-
-def test_of_equally_good_thresholds_the_one_with_fewer_answers_is_taken() -> None:
-    no_answer, impossible = np.array([-2.0, 0.5, 3.0]), np.array([False, True, False])
-    assert best_threshold(no_answer, np.array([1.0, 0.0, 1.0]), impossible) == (-2.0, 2 / 3)
-
-
-def test_rows_that_no_threshold_can_part_are_taken_together() -> None:
-    no_answer, if_answered, impossible = np.zeros(3), np.array([1.0, 0.0, 0.0]), np.array([False, True, True])
-    threshold, mean = best_threshold(no_answer, if_answered, impossible)
-    assert threshold < 0
-    assert mean == pytest.approx(2 / 3)
-
-
-def test_no_rows_have_no_threshold_to_be_found() -> None:
-    threshold, mean = best_threshold(np.zeros(0), np.zeros(0), np.zeros(0))
-    assert threshold == 0
-    assert math.isnan(mean)

@@ -320,14 +320,23 @@ def test_a_row_without_a_number_among_its_references_is_not_judged() -> None:
 def test_scores_of_generated_texts_say_how_they_were_computed() -> None:
     given = texts(0)
     for name in OF_TEXTS:
-        note = METRICS.load(name).note
-        assert (note is None) == (name in ("answer_exact", "answer_f1"))
-        if note is not None:
-            assert note(given)
-            assert "\n" not in note(given)
+        note = METRICS.load(name).note(given)
+        assert note
+        assert "\n" not in note
     assert "nrefs:var" in METRICS.load("bleu").note(given)
     one = replace(given, gold=objects([gold[:1] for gold in given.gold]))
     assert "nrefs:1" in METRICS.load("bleu").note(one)
+
+
+@pytest.mark.parametrize(("name", "half"), [("rouge1", 0.5), ("rougeL", 0.5), ("answer_f1", 0.5)])
+def test_texts_of_scripts_that_english_words_leave_out_are_counted_by_their_own(name: str, half: float) -> None:
+    gold = objects([("北京大学",), ("قطة كبيرة",), ("красный чайник",)])
+    same = Predictions(np.arange(3), gold, gold, None, (), "texts")
+    assert METRICS.load(name)(same) == 1.0
+    parts = objects([("北京",), ("قطة",), ("чайник",)])
+    found = METRICS.load(name)(replace(same, answers=parts))
+    assert half <= found < 1
+    assert "unicode" in METRICS.load(name).note(same) or "characters" in METRICS.load(name).note(same)
 
 
 def draws(rows: int, resamples: int, seed: int) -> NDArray[np.int64]:

@@ -525,3 +525,14 @@ def test_spans_that_end_inside_a_token_are_said(house: Path, tmp_path: Path) -> 
     run = api.run(recipe(house, task=task, data=data, train=few), folder=tmp_path / "run", screen=screen)
     assert run.read_json("audit.json")["splits"]["train"]["tokens"]["widened"] == 10
     assert any("10 spans end inside a token" in line for line in screen.said)
+
+
+def test_preferences_are_judged_on_new_rows_as_they_were_in_the_run(house: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"order {n}", "chosen": f"thank you {n}", "rejected": f"never {n}"} for n in range(16)]
+    data = {"train": str(lines(tmp_path / "a.jsonl", rows[:10])), "validation": 0, "cache": False}
+    data["test"] = str(lines(tmp_path / "b.jsonl", rows[10:]))
+    whole = recipe(house, model=str(house / "gpt2"), task={"kind": "preference"}, data=data)
+    run = api.run(whole, folder=tmp_path / "run")
+    before, again = run.read_json("evaluation.json")["metrics"], api.evaluate(run, tmp_path / "b.jsonl")["metrics"]
+    assert before["reward_margin"]["value"] != 0
+    assert again["reward_margin"]["value"] == pytest.approx(before["reward_margin"]["value"], rel=1e-3)

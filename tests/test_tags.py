@@ -19,7 +19,6 @@ from tunesmith.tasks.tags import (
     Scheme,
     Span,
     best_path,
-    detect_scheme,
     may_follow,
     spans_of,
     tag_names,
@@ -132,22 +131,6 @@ def test_what_is_no_tag_is_told_even_where_rules_are_not_held(tag: Any) -> None:
 def test_without_rules_tags_are_read_as_seqeval_reads_them(tags: list[str]) -> None:
     wanted = [(start, end + 1, label) for label, start, end in get_entities(tags)]
     assert list(spans_of(tags, None)) == wanted
-
-
-@pytest.mark.parametrize(
-    ("rows", "scheme"),
-    [
-        (["B-X I-X O", "B-Y"], Scheme.IOB2),
-        (["I-X I-X B-X", "I-Y O"], Scheme.IOB1),
-        (["B-X E-X", "S-X O"], Scheme.IOBES),
-        (["S-X O"], Scheme.IOBES),
-        (["B-X L-X", "U-X"], Scheme.BILOU),
-        (["O O", ""], Scheme.IOB2),
-        (["B-X O", "B-X I-X", "O I-X"], Scheme.IOB2),  # one row is broken
-    ],
-)
-def test_the_scheme_is_the_one_whose_rules_fit_best(rows: list[str], scheme: Scheme) -> None:
-    assert detect_scheme(row.split() for row in rows) is scheme
 
 
 def test_spans_that_overlap_have_no_tags() -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, cast
 
+import torch
 from pydantic import ValidationError
 
 from tunesmith import commit
 from tunesmith.batch import encoded, padding_for
-from tunesmith.contracts import Answer, Artifact, Corpus, Record, Task
+from tunesmith.contracts import Answer, Artifact, Corpus, Outputs, Record, Task
 from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.export import NOTE
 from tunesmith.deploy.export import export as write_artifact
@@ -21,6 +22,7 @@ from tunesmith.deploy.parity import golden
 from tunesmith.deploy.predictor import Predictor
 from tunesmith.errors import BadRow, UserError, named, nearest, shown
 from tunesmith.evaluate.judge import judge
+from tunesmith.forward import Inference, all_outputs
 from tunesmith.pipeline import GOLDEN_ROWS, card_facts
 from tunesmith.prepare.corpus import read_corpus
 from tunesmith.prepare.sources import RawRow, read_source
@@ -29,6 +31,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.recipe_parts import Part
 from tunesmith.run import Run
 from tunesmith.select.foundation import fit_tokenizer, open_foundation
+from tunesmith.select.load import load_model
 from tunesmith.select.options import ModelOptions
 from tunesmith.select.source import BUILTIN
 from tunesmith.tasks import TASKS
@@ -118,7 +121,8 @@ def evaluate(run: Run, data: Path) -> dict[str, Any]:
     """
     predictor, recipe = open_predictor(run.folder), run.recipe()
     records, left_out = records_of(predictor.task, data, lenient=recipe.data.on_bad_row == "skip")
-    predictions = predictor.task.predictions(predictor.outputs(records), records)
+    outputs = _beside_base(run, predictor, records) if predictor.task.compares else predictor.outputs(records)
+    predictions = predictor.task.predictions(outputs, records)
     options = recipe.evaluate
     train = _training_rows(recipe, run)
     if not train:
@@ -132,6 +136,18 @@ def evaluate(run: Run, data: Path) -> dict[str, Any]:
         seed=recipe.seed,
         remarks=[*_remarks(records, train), *([f"{left_out} bad rows were left out"] if left_out else [])],
     )
+
+
+def _beside_base(run: Run, predictor: Predictor, records: Sequence[Record]) -> Outputs:
+    """The outputs of rows whose task compares with the base model, which is loaded for it once more."""
+    task, codec, device = predictor.task, predictor.codec, Inference(predictor.world)
+    foundation = open_foundation(run.recipe().model, run.folder)
+    base = load_model(foundation, task.auto_class(foundation.family), task.head(), seed=0).model
+    torch.nn.Module.to(base, predictor.world.device)
+    data = encoded(task.encode(records, codec, predictor.max_tokens))
+    padding = padding_for(task.columns(), codec.tokenizer.pad_token_id)
+    known = task.refer(data, all_outputs(base, task, data, padding, device).values)
+    return all_outputs(predictor.model, task, known, padding, device).outputs
 
 
 def _remarks(records: Sequence[Record], train: Sequence[Record]) -> list[str]:

@@ -1,17 +1,18 @@
 """Metrics of texts that were written or pointed at, beside one or several right ones."""
 
-from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.contracts import Predictions
 from tunesmith.evaluate import texts
-from tunesmith.evaluate.answers import exact_matches, f1s
-from tunesmith.evaluate.metrics import Metric, mean_of, summed
+from tunesmith.evaluate.metrics import Metric, summed
 from tunesmith.evaluate.texts import TextMetric
 
-Rows = Callable[[Sequence[tuple[str, ...]], Sequence[str]], NDArray[np.float64]]
+Kind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
+FOREIGN = 0.1
+"""The share of letters outside a-z from which the usual words, made for English, would leave out too much."""
 
 
 def answered(predictions: Predictions) -> bool:
@@ -24,40 +25,37 @@ def first(predictions: Predictions) -> list[str]:
     return [given[0] for given in predictions.answers]
 
 
-def _each(rows: Rows) -> Callable[[Predictions], NDArray[np.float64]]:
-    def values(predictions: Predictions) -> NDArray[np.float64]:
-        if not answered(predictions):
-            return np.full(len(predictions), np.nan)
-        return rows(predictions.gold.tolist(), first(predictions))
+def _of(name: str, usual: TextMetric, foreign: TextMetric | None = None) -> Metric:
+    """A metric of texts under a name of the tables. foreign: what counts where right texts are of other scripts."""
 
-    return values
-
-
-ANSWER_EXACT: Metric = mean_of("answer_exact", _each(exact_matches))
-"""The share of texts that equal a right one but for case, punctuation and English articles (SQuAD's exact match)."""
-ANSWER_F1: Metric = mean_of("answer_f1", _each(f1s))
-"""The mean overlap of words with the right text that suits best (SQuAD's F1)."""
-
-
-def _of(name: str, metric: TextMetric) -> Metric:
-    """A metric of texts under a name of the tables."""
+    def chosen(predictions: Predictions) -> TextMetric:
+        right = (text for gold in predictions.gold for text in gold)
+        return foreign if foreign is not None and texts.share_dropped(right) > FOREIGN else usual
 
     def sums(predictions: Predictions) -> NDArray[np.float64]:
         if not answered(predictions):
             return np.zeros((0, 1))
-        return metric.rows(predictions.gold.tolist(), first(predictions))
+        return chosen(predictions).rows(predictions.gold.tolist(), first(predictions))
 
     def note(predictions: Predictions) -> str:
         sizes = {len(gold) for gold in predictions.gold}
-        return metric.note(sizes.pop() if len(sizes) == 1 else None)
+        return chosen(predictions).note(sizes.pop() if len(sizes) == 1 else None)
 
-    return summed(name, sums, metric.total, higher_is_better=metric.higher_is_better, note=note)
+    return summed(name, sums, usual.total, higher_is_better=usual.higher_is_better, note=note)
 
 
-ROUGE1: Metric = _of("rouge1", texts.rouge("rouge1"))
-ROUGE2: Metric = _of("rouge2", texts.rouge("rouge2"))
-ROUGE_L: Metric = _of("rougeL", texts.rouge("rougeL"))
-ROUGE_LSUM: Metric = _of("rougeLsum", texts.rouge("rougeLsum"))
+def _rouge(kind: Kind) -> Metric:
+    return _of(kind, texts.rouge(kind), texts.rouge(kind, words="unicode"))
+
+
+ROUGE1: Metric = _rouge("rouge1")
+ROUGE2: Metric = _rouge("rouge2")
+ROUGE_L: Metric = _rouge("rougeL")
+ROUGE_LSUM: Metric = _rouge("rougeLsum")
+ANSWER_EXACT: Metric = _of("answer_exact", texts.answer_exact(), texts.answer_exact("characters"))
+"""The share of texts that equal a right one but for case, punctuation and English articles (SQuAD's exact match)."""
+ANSWER_F1: Metric = _of("answer_f1", texts.answer_f1(), texts.answer_f1("characters"))
+"""The mean overlap of words with the right text that suits best (SQuAD's F1); of letters where scripts divide none."""
 BLEU: Metric = _of("bleu", texts.bleu())
 CHRF: Metric = _of("chrf", texts.chrf())
 TER: Metric = _of("ter", texts.ter())

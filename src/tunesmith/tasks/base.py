@@ -68,6 +68,11 @@ class TaskOptions(Options):
         return self
 
 
+def in_front(metric: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    """The known metrics in their order, the one that is wanted as the main one before all others."""
+    return tuple(known) if metric is None else (metric, *(name for name in known if name != metric))
+
+
 def numbers_of(records: Sequence[Record]) -> NDArray[np.int64]:
     """[N] row numbers, as `Predictions.rows` holds them."""
     return np.array([record.row for record in records], dtype=np.int64)

@@ -6,25 +6,19 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
-from tunesmith.batch import Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Decoding, Family, Outputs, Predictions, Record, Specimen
+from tunesmith.batch import Example
+from tunesmith.contracts import Codec, Decoding, Family, Record, Specimen
 from tunesmith.errors import BadRow
-from tunesmith.tasks.base import TaskOptions
+from tunesmith.tasks.base import in_front
 from tunesmith.tasks.chat_format import ChatFormat, ChatOptions, chat_format, stop_ids
-from tunesmith.tasks.graded import NLL, next_tokens, targets_of, token_sums
+from tunesmith.tasks.graded import next_tokens
 from tunesmith.tasks.messages import Columns, Conversation, Form, read_messages
 from tunesmith.tasks.replies import (
-    AUTO_CLASSES,
-    COLUMNS,
-    FAMILIES,
     DecodingOptions,
+    WrittenTask,
     pair_row,
     start_of,
-    text_answers,
-    text_gold,
-    text_predictions,
 )
 from tunesmith.tasks.transcript import Transcript, fit, fit_prompt
 
@@ -50,13 +44,10 @@ class Asked:
         return "\n".join(f"{message['role']}: {said(message)}" for message in shown)
 
 
-class Chat(TaskOptions):
+class Chat(WrittenTask):
     """What an assistant replies, in conversations of one turn or many (instruction tuning)."""
 
-    families: ClassVar[frozenset[Family]] = FAMILIES
     version: ClassVar[int] = 1
-    packs: ClassVar[bool] = True
-    untuned: ClassVar[bool] = True
     specimens: ClassVar[tuple[Specimen, ...]] = (
         Specimen(
             {"decoding": {"max_new_tokens": 6}},
@@ -107,17 +98,11 @@ class Chat(TaskOptions):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return METRICS if self.metric is None else (self.metric, *(name for name in METRICS if name != self.metric))
+        return in_front(self.metric, METRICS)
 
     @property
     def baselines(self) -> tuple[str, ...]:
         return ("nearest_text",)
-
-    def auto_class(self, family: Family) -> str:
-        return AUTO_CLASSES[family]
-
-    def head(self) -> Mapping[str, Any]:
-        return {}
 
     def _columns(self) -> Columns:
         columns = Columns()
@@ -141,9 +126,6 @@ class Chat(TaskOptions):
         found = read_messages(row, columns, form=form, system=self.system, with_target=with_target)
         inputs = {"conversation": Asked(found, with_target)}
         return inputs, (said(found.messages[-1]),) if with_target else None
-
-    def columns(self) -> Mapping[str, Column]:
-        return COLUMNS
 
     def format(self, codec: Codec) -> ChatFormat:
         """How this model's conversations are written. Raises UserError for a model that cannot have any."""
@@ -188,24 +170,6 @@ class Chat(TaskOptions):
         """Gives the tokenizer the template that its model was tuned with."""
         if self.template is not None or not codec.tokenizer.chat_template:
             codec.tokenizer.chat_template = self.format(codec).source
-
-    def count(self, batch: Batch) -> float:
-        return targets_of(batch)
-
-    def outputs(self, model_output: Any, batch: Batch) -> Tensor:
-        return token_sums(model_output.logits, batch.targets["labels"], batch.targets.get("weights"))
-
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return outputs[:, NLL].sum()
-
-    def gold(self, records: Sequence[Record]) -> Predictions:
-        return text_gold(records, [record.target for record in records])
-
-    def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
-        return text_predictions(outputs, records, [record.target for record in records])
-
-    def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
-        return text_answers(outputs, records)
 
 
 def said(message: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from tunesmith.batch import Batch, Column, Example
 from tunesmith.contracts import Answer, Codec, Family, Outputs, PredictionKind, Predictions, Record, Specimen
 from tunesmith.errors import BadRow, UserError, nearest, shown
-from tunesmith.tasks.base import TaskOptions, numbers_of
+from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import AUTO_CLASS, FAMILIES, wide
 from tunesmith.tasks.text import encode_texts, examples, read_texts
 
@@ -99,7 +99,7 @@ class Classification(TaskOptions):
     @property
     def metrics(self) -> tuple[str, ...]:
         known = MULTI_METRICS if self.multi_label else SINGLE_METRICS
-        return known if self.metric is None else (self.metric, *(name for name in known if name != self.metric))
+        return in_front(self.metric, known)
 
     @property
     def baselines(self) -> tuple[str, ...]:

@@ -5,19 +5,15 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith.batch import Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Decoding, Family, Outputs, Predictions, Record, Specimen, objects
+from tunesmith.batch import Example
+from tunesmith.contracts import Codec, Decoding, Family, Outputs, Predictions, Record, Specimen, objects
 from tunesmith.errors import BadRow, UserError, shown
-from tunesmith.tasks.base import TaskOptions
-from tunesmith.tasks.graded import NLL, targets_of, token_sums
+from tunesmith.tasks.base import in_front
 from tunesmith.tasks.replies import (
-    AUTO_CLASSES,
-    COLUMNS,
-    FAMILIES,
     DecodingOptions,
+    WrittenTask,
     continued_ids,
     decoder_row,
     end_of,
@@ -25,9 +21,6 @@ from tunesmith.tasks.replies import (
     pair_row,
     plain_ids,
     start_of,
-    text_answers,
-    text_gold,
-    text_predictions,
 )
 from tunesmith.tasks.text import frame, read_text
 
@@ -62,13 +55,11 @@ class Solutions(tuple[str, ...]):
         return made
 
 
-class Code(TaskOptions):
+class Code(WrittenTask):
     """A program, a part of one, or a query."""
 
-    families: ClassVar[frozenset[Family]] = FAMILIES
     version: ClassVar[int] = 1
-    packs: ClassVar[bool] = True
-    untuned: ClassVar[bool] = True
+    keeps_blanks: ClassVar[bool] = True
     specimens: ClassVar[tuple[Specimen, ...]] = (
         Specimen(
             {"test": "check", "decoding": {"max_new_tokens": 24}},
@@ -124,17 +115,11 @@ class Code(TaskOptions):
         compared = BY_RESULT if self.database is not None or self.schema_column is not None else ()
         valid = () if self.language == "other" else ("valid_code",)
         known = (*runs, *compared, *ALWAYS[:1], *valid, *ALWAYS[1:])
-        return known if self.metric is None else (self.metric, *(name for name in known if name != self.metric))
+        return in_front(self.metric, known)
 
     @property
     def baselines(self) -> tuple[str, ...]:
         return ("nearest_text",)
-
-    def auto_class(self, family: Family) -> str:
-        return AUTO_CLASSES[family]
-
-    def head(self) -> Mapping[str, Any]:
-        return {}
 
     def read(self, row: Mapping[str, Any], *, with_target: bool = True) -> tuple[Mapping[str, Any], Any]:
         inputs = {name: read_text(row, name) for name in self.inputs}
@@ -150,9 +135,6 @@ class Code(TaskOptions):
             if column is not None
         }
         return inputs, Solutions([str(text) for text in texts], judged)
-
-    def columns(self) -> Mapping[str, Column]:
-        return COLUMNS
 
     def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
         """The first solution behind its prompt; a prompt that is too long loses its start.
@@ -202,21 +184,11 @@ class Code(TaskOptions):
         found = self.decoding.decoding([end], forced=forced, start=start, samples=self.samples)
         return replace(found, continues=True)
 
-    def count(self, batch: Batch) -> float:
-        return targets_of(batch)
-
-    def outputs(self, model_output: Any, batch: Batch) -> Tensor:
-        return token_sums(model_output.logits, batch.targets["labels"], batch.targets.get("weights"))
-
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return outputs[:, NLL].sum()
-
     def gold(self, records: Sequence[Record]) -> Predictions:
-        return self._judged_by(text_gold(records, [tuple(record.target) for record in records]), records)
+        return self._judged_by(super().gold(records), records)
 
     def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
-        found = text_predictions(outputs, records, [tuple(record.target) for record in records], strip=False)
-        return self._judged_by(found, records)
+        return self._judged_by(super().predictions(outputs, records), records)
 
     def _judged_by(self, found: Predictions, records: Sequence[Record]) -> Predictions:
         """The predictions with what their code is run with, a mapping each row."""
@@ -231,9 +203,6 @@ class Code(TaskOptions):
             for record in records
         ]
         return replace(found, extras={**found.extras, "program": objects(facts)})
-
-    def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
-        return text_answers(outputs, records, strip=False)
 
 
 def _infill(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int]:

@@ -5,27 +5,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith.batch import Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Decoding, Family, Outputs, Predictions, Record, Specimen
+from tunesmith.batch import Example
+from tunesmith.contracts import Codec, Decoding, Family, Record, Specimen
 from tunesmith.errors import BadRow, UserError, nearest, shown
-from tunesmith.tasks.base import TaskOptions
-from tunesmith.tasks.graded import NLL, targets_of, token_sums
+from tunesmith.tasks.base import in_front
 from tunesmith.tasks.replies import (
-    AUTO_CLASSES,
-    COLUMNS,
-    FAMILIES,
     DecodingOptions,
+    WrittenTask,
     decoder_row,
     end_of,
     pair_row,
     plain_ids,
     start_of,
-    text_answers,
-    text_gold,
-    text_predictions,
 )
 from tunesmith.tasks.text import read_text
 
@@ -46,13 +39,10 @@ TRANSLATED = (
 )
 
 
-class Generation(TaskOptions):
+class Generation(WrittenTask):
     """A text that answers another."""
 
-    families: ClassVar[frozenset[Family]] = FAMILIES
     version: ClassVar[int] = 1
-    packs: ClassVar[bool] = True
-    untuned: ClassVar[bool] = True
     specimens: ClassVar[tuple[Specimen, ...]] = (
         Specimen(
             {"decoding": {"max_new_tokens": 16}},
@@ -94,17 +84,11 @@ class Generation(TaskOptions):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return METRICS if self.metric is None else (self.metric, *(name for name in METRICS if name != self.metric))
+        return in_front(self.metric, METRICS)
 
     @property
     def baselines(self) -> tuple[str, ...]:
         return ("copy", "nearest_text")
-
-    def auto_class(self, family: Family) -> str:
-        return AUTO_CLASSES[family]
-
-    def head(self) -> Mapping[str, Any]:
-        return {}
 
     def read(self, row: Mapping[str, Any], *, with_target: bool = True) -> tuple[Mapping[str, Any], Any]:
         inputs = {name: read_text(row, name) for name in self.inputs}
@@ -120,9 +104,6 @@ class Generation(TaskOptions):
             if not text.strip():
                 raise BadRow(self.target, "an empty text", "a text", "empty_reply")
         return inputs, tuple(texts)
-
-    def columns(self) -> Mapping[str, Column]:
-        return COLUMNS
 
     def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
         """Of several right texts the first is learned."""
@@ -215,24 +196,6 @@ class Generation(TaskOptions):
             start = start_of(codec, self._labels(["a"], codec.tokenizer)[0])
             forced = None if forced == start else forced
         return self.decoding.decoding([end], forced=forced, start=start)
-
-    def count(self, batch: Batch) -> float:
-        return targets_of(batch)
-
-    def outputs(self, model_output: Any, batch: Batch) -> Tensor:
-        return token_sums(model_output.logits, batch.targets["labels"], batch.targets.get("weights"))
-
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        return outputs[:, NLL].sum()
-
-    def gold(self, records: Sequence[Record]) -> Predictions:
-        return text_gold(records, [record.target for record in records])
-
-    def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
-        return text_predictions(outputs, records, [record.target for record in records])
-
-    def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
-        return text_answers(outputs, records)
 
 
 def languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from tunesmith.batch import DRAWN, IGNORED, REPLY, Batch, Column, Example
 from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen, objects
 from tunesmith.errors import UserError
-from tunesmith.tasks.base import TaskOptions, numbers_of
+from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.graded import NLL, RIGHT, TARGETS, next_tokens, shifted_right, targets_of, token_sums
 from tunesmith.tasks.text import frame, read_text
 
@@ -64,8 +64,7 @@ class Language(TaskOptions):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        known = ("perplexity", "bits_per_byte", "token_accuracy")
-        return known if self.metric is None else (self.metric, *(name for name in known if name != self.metric))
+        return in_front(self.metric, ("perplexity", "bits_per_byte", "token_accuracy"))
 
     @property
     def baselines(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from tunesmith.batch import IGNORED, PIECES, Batch, Column, Example
 from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen
 from tunesmith.errors import BadRow, shown
-from tunesmith.tasks.base import TaskOptions, numbers_of
+from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.graded import NLL, TARGETS, next_tokens, token_sums
 from tunesmith.tasks.head import wide
 from tunesmith.tasks.replies import plain_ids
@@ -69,7 +69,7 @@ class MultipleChoice(TaskOptions):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return METRICS if self.metric is None else (self.metric, *(name for name in METRICS if name != self.metric))
+        return in_front(self.metric, METRICS)
 
     @property
     def baselines(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from tunesmith.batch import IGNORED, Batch, Column, Example
 from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen, objects
 from tunesmith.errors import BadRow, UserError, nearest, shown
-from tunesmith.tasks.base import TaskOptions, numbers_of
+from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import wide
 from tunesmith.tasks.span_rows import read_marks, read_spans, read_tags, read_tokens
 from tunesmith.tasks.span_tokens import joined, pieces, spans_from_tokens, token_labels, windows
@@ -85,7 +85,7 @@ class NER(TaskOptions):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return METRICS if self.metric is None else (self.metric, *(name for name in METRICS if name != self.metric))
+        return in_front(self.metric, METRICS)
 
     @property
     def baselines(self) -> tuple[str, ...]:

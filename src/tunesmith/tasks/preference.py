@@ -14,7 +14,7 @@ from torch.nn import functional
 from tunesmith.batch import IGNORED, PIECES, Batch, Column, Encoded, Example, Ragged
 from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen, objects
 from tunesmith.errors import BadRow
-from tunesmith.tasks.base import TaskOptions, numbers_of
+from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.graded import NLL, TARGETS, next_tokens, token_sums
 from tunesmith.tasks.replies import FEWEST_PROMPT_TOKENS, end_of, plain_ids
 from tunesmith.tasks.text import read_text
@@ -68,7 +68,7 @@ class Preference(TaskOptions):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return METRICS if self.metric is None else (self.metric, *(name for name in METRICS if name != self.metric))
+        return in_front(self.metric, METRICS)
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ class Preference(TaskOptions):
         return np.asarray(self.beta * sums / tokens)
 
     def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
-        """Which reply has the higher reward."""
+        """Which reply has the higher reward; of a model that is asked without its base, the likelier one (a token)."""
         found = []
         for row in self._rewards(outputs).tolist():
             scores = {"chosen": row[CHOSEN], "rejected": row[REJECTED]}

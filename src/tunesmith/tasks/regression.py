@@ -15,7 +15,7 @@ from torch.nn import functional
 from tunesmith.batch import Batch, Column, Example
 from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen
 from tunesmith.errors import BadRow, UserError, shown
-from tunesmith.tasks.base import TaskOptions, numbers_of
+from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import AUTO_CLASS, FAMILIES, output_layer, wide
 from tunesmith.tasks.text import encode_texts, examples, read_texts
 
@@ -84,7 +84,7 @@ class Regression(TaskOptions):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return METRICS if self.metric is None else (self.metric, *(name for name in METRICS if name != self.metric))
+        return in_front(self.metric, METRICS)
 
     @property
     def baselines(self) -> tuple[str, ...]:

@@ -1,18 +1,20 @@
 """What tasks share whose answers are generated texts: how they are decoded, encoded, graded and compared."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith.batch import IGNORED, REPLY, Column, Example
+from tunesmith.batch import IGNORED, REPLY, Batch, Column, Example
 from tunesmith.contracts import Answer, Codec, Decoding, Family, Outputs, Predictions, Record, objects
 from tunesmith.errors import UserError
 from tunesmith.options import Options
-from tunesmith.tasks.base import numbers_of
-from tunesmith.tasks.graded import NLL, RIGHT, TARGETS, next_tokens, shifted_right
+from tunesmith.tasks.base import TaskOptions, numbers_of
+from tunesmith.tasks.graded import NLL, RIGHT, TARGETS, next_tokens, shifted_right, targets_of, token_sums
 
 AUTO_CLASSES = {Family.DECODER: "AutoModelForCausalLM", Family.ENCODER_DECODER: "AutoModelForSeq2SeqLM"}
 FAMILIES = frozenset(AUTO_CLASSES)
@@ -173,3 +175,43 @@ def text_answers(outputs: Outputs, records: Sequence[Record], *, strip: bool = T
     replies = outputs.replies or [()] * len(records)
     texts = [found[0].text if found else "" for found in replies]
     return [Answer(text.strip() if strip else text.rstrip()) for text in texts]
+
+
+class WrittenTask(TaskOptions):
+    """The options of a task whose answers are texts that a model writes, and whose targets are right texts.
+
+    keeps_blanks: white space at the start of a text is part of it.
+    """
+
+    families: ClassVar[frozenset[Family]] = FAMILIES
+    packs: ClassVar[bool] = True
+    untuned: ClassVar[bool] = True
+    keeps_blanks: ClassVar[bool] = False
+
+    def auto_class(self, family: Family) -> str:
+        return AUTO_CLASSES[family]
+
+    def head(self) -> Mapping[str, Any]:
+        return {}
+
+    def columns(self) -> Mapping[str, Column]:
+        return COLUMNS
+
+    def count(self, batch: Batch) -> float:
+        return targets_of(batch)
+
+    def outputs(self, model_output: Any, batch: Batch) -> Tensor:
+        return token_sums(model_output.logits, batch.targets["labels"], batch.targets.get("weights"))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return outputs[:, NLL].sum()
+
+    def gold(self, records: Sequence[Record]) -> Predictions:
+        return text_gold(records, [tuple(record.target) for record in records])
+
+    def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
+        right = [tuple(record.target) for record in records]
+        return text_predictions(outputs, records, right, strip=not self.keeps_blanks)
+
+    def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
+        return text_answers(outputs, records, strip=not self.keeps_blanks)

@@ -15,14 +15,17 @@ from torch.nn import functional
 from tunesmith.batch import Batch, Column, Example
 from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen, objects
 from tunesmith.errors import BadRow, shown
-from tunesmith.tasks.base import TaskOptions, numbers_of
+from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import wide
 from tunesmith.tasks.text import read_text
+from tunesmith.tasks.threshold import best_threshold
 
 METRICS = ("answer_f1", "answer_exact")
 HIDDEN, CONTEXT, NOTHING = 0, 1, 2
 """What a token can be: not to be pointed at, part of the text, or the one that stands for no answer."""
 START, END = 0, 1
+NEVER = 1e9
+"""A threshold that no score reaches: each question gets an answer."""
 ASKED = (
     ("what is broken", "the red kettle is broken", "kettle"),
     ("what is late", "my order is late and the lamp is broken", "my order"),
@@ -85,7 +88,7 @@ class SpanQA(TaskOptions):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return METRICS if self.metric is None else (self.metric, *(name for name in METRICS if name != self.metric))
+        return in_front(self.metric, METRICS)
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -228,28 +231,26 @@ class SpanQA(TaskOptions):
             gap = nothing - spans[0].score if spans else np.inf
             best = context[spans[0].start : spans[0].end] if spans else ""
             answers.append(("" if gap > limit else best,))
-            gaps.append(min(gap, 1e9))
+            gaps.append(min(gap, NEVER))
             bests.append((best,))
         extras = {"no_answer": np.array(gaps), "best": objects(bests)}
         return replace(self.gold(records), answers=objects(answers), extras=extras)
 
+    def learn(self, records: Sequence[Record]) -> Self:
+        """Where every training question has an answer, every question gets one."""
+        always = self.threshold is None and all(record.target for record in records)
+        return self.model_copy(update={"threshold": NEVER}) if always else self
+
     def settle(self, outputs: Outputs, records: Sequence[Record]) -> Self:
-        """The threshold that gives the most right answers on these rows, where some have none."""
+        """The threshold that gives the most right answers on these rows, where some of them have none."""
         if self.threshold is not None or all(record.target for record in records):
-            return self if self.threshold is not None else self.model_copy(update={"threshold": 1e9})
+            return self
         found = self.predictions(outputs, records)
-        right = np.array(
-            [best[0] in gold for best, gold in zip(found.extras["best"], found.gold, strict=True)], dtype=float
-        )
-        none = np.array([gold == ("",) for gold in found.gold], dtype=float)
-        gaps = found.extras["no_answer"]
-        order = np.argsort(gaps, kind="stable")
-        # Rows whose gap is above the threshold are answered with nothing; the threshold moves up row by row.
-        scores = np.concatenate([[none.sum()], none.sum() + np.cumsum((right - none)[order])])
-        place = int(scores.argmax())
-        edges = np.concatenate([[gaps[order[0]] - 1.0], gaps[order]])
-        after = edges[place + 1] if place + 1 < len(edges) else edges[place] + 1.0
-        return self.model_copy(update={"threshold": float((edges[place] + after) / 2)})
+        bests = found.extras["best"]
+        right = np.array([best[0] in gold for best, gold in zip(bests, found.gold, strict=True)], dtype=np.float64)
+        impossible = np.array([not record.target for record in records])
+        threshold, _ = best_threshold(found.extras["no_answer"], right, impossible)
+        return self.model_copy(update={"threshold": threshold})
 
     def _found(self, outputs: Outputs, records: Sequence[Record]) -> list[tuple[list[Span], float]]:
         """Of each record the best spans over all its windows, the best first, and the score of no answer."""

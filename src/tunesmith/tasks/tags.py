@@ -5,7 +5,6 @@ words or tokens where that is said. Spans of one text never overlap.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -94,18 +93,6 @@ def tags_of(spans: Iterable[Span], words: int, scheme: Scheme) -> list[str]:
         tags[span.start : span.end] = [f"{part}-{span.label}" for part in parts]
         last = span
     return tags
-
-
-def detect_scheme(all_tags: Iterable[Sequence[str]]) -> Scheme:
-    """The scheme whose rules the tags break least often; IOB2 where nothing tells them apart."""
-    pairs: Counter[tuple[str, str]] = Counter()
-    for tags in all_tags:
-        pairs.update(zip([OUTSIDE, *tags], [*tags, OUTSIDE], strict=True))
-
-    def breaches(scheme: Scheme) -> int:
-        return sum(count for (before, tag), count in pairs.items() if not may_follow(before, tag, scheme))
-
-    return min(Scheme, key=breaches)
 
 
 def may_follow(before: str, tag: str, scheme: Scheme) -> bool:
