@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
             "figures",
             "forward",
             "generate",
+            "letters",
             "options",
             "quiet",
             "seeds",

@@ -149,6 +149,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.ner.spans": ((*NER, "task.text=said"), "spans", losses),
     "task.ner.scheme": ((*NER, "task.tags=loose", "data.on_bad_row=skip"), "any", ways),
     "task.ner.tagging": (NER, "IOBES", of("parameters.json", "total")),
+    "task.ner.whole_words": ((*NER, "model=llama"), "false", losses),
     "task.ner.valid": (NER, "true", answers),
     "task.ner.window": (NER, "8", losses),
     "task.ner.stride": ((*NER, "task.window=8"), "1", losses),

@@ -304,6 +304,19 @@ def test_tokens_that_share_characters_are_one_piece() -> None:
     assert pieces([(0, 1), (0, 2)], "你好") == [(0, 0, 2)]  # what a lone `▁` gives
 
 
+def test_words_can_be_pieces_as_a_whole() -> None:
+    offsets = [(0, 2), (2, 6), (6, 7), (7, 8), (9, 10), (10, 11)]
+    assert pieces(offsets, "Berlin's 你好", whole=True) == [(0, 0, 6), (2, 6, 7), (3, 7, 8), (4, 9, 10), (5, 10, 11)]
+    assert pieces([(0, 1), (2, 3), (3, 4)], "e\u0301ba", whole=True) == [(0, 0, 4)]
+
+
+def test_a_label_stands_at_a_words_first_token_alone() -> None:
+    offsets = [(0, 2), (2, 6), (7, 10), (10, 13)]
+    ids, misaligned = token_labels(offsets, [Span(0, 13, "PER")], "Joanie Riders", NAMES, Scheme.IOB2, whole=True)
+    assert not misaligned
+    assert [NAMES[number] if number >= 0 else None for number in ids] == ["B-PER", None, "I-PER", None]
+
+
 def test_an_accent_that_no_token_covers_belongs_to_its_letter() -> None:
     assert pieces([(0, 1), (2, 3)], "e\u0301b") == [(0, 0, 2), (1, 2, 3)]
     assert pieces([(0, 1), (1, 3)], "e\u0301b") == [(0, 0, 1), (1, 1, 3)]

@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith.letters import spaced
+
 Units = Literal["words", "characters"]
 """What F1 counts. "words": between blanks, as SQuAD does. "characters": for texts in scripts without blanks between
 words: their characters one by one, and words of other scripts whole, as MLQA's script does for Chinese
@@ -22,11 +24,6 @@ words: their characters one by one, and words of other scripts whole, as MLQA's 
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = frozenset(string.punctuation)
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]"
-)
-"""A letter of Thai, Lao, Burmese, Khmer, Japanese or Chinese."""
 
 
 def normalised(text: str, units: Units = "words") -> str:
@@ -41,11 +38,6 @@ def normalised(text: str, units: Units = "words") -> str:
         kept = "".join(letter for letter in text.lower() if not _marks(letter))
         kept = spaced(kept)
     return " ".join(ARTICLES.sub(" ", kept).split())
-
-
-def spaced(text: str) -> str:
-    """The text with blanks around each letter of a script that puts none between words."""
-    return UNSPACED.sub(r" \g<0> ", text)
 
 
 def _marks(letter: str) -> bool:

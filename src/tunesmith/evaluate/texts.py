@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tunesmith.evaluate import answers as short
 from tunesmith.evaluate.answers import Units
+from tunesmith.letters import spaced
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric as SacreMetric
@@ -248,4 +249,4 @@ class _UnicodeWords:
 
     def tokenize(self, text: str) -> list[str]:
         kept = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text.lower())
-        return short.spaced(kept).split()
+        return spaced(kept).split()

@@ -15,6 +15,7 @@ from torch.nn import functional
 from tunesmith.batch import IGNORED, Batch, Column, Example
 from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen, objects
 from tunesmith.errors import BadRow, UserError, nearest, shown
+from tunesmith.letters import inside_word
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import wide
 from tunesmith.tasks.span_rows import read_marks, read_spans, read_tags, read_tokens
@@ -36,7 +37,7 @@ class NER(TaskOptions):
     """The entities in a text."""
 
     families: ClassVar[frozenset[Family]] = frozenset({Family.ENCODER, Family.DECODER})
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     outputs_per: ClassVar[Literal["row", "token"]] = "token"
     specimens: ClassVar[tuple[Specimen, ...]] = (
         Specimen({"text": "said"}, tuple({"said": text} for text, _ in TOLD)),
@@ -68,6 +69,11 @@ class NER(TaskOptions):
     valid: bool = Field(False, description="Answer with the likeliest tags that follow the scheme (Viterbi).")
     window: int | None = Field(None, ge=8, description="Tokens of a window; None: as many as the model may see.")
     stride: int = Field(32, ge=0, description="Tokens that neighbouring windows of a long text share.")
+    whole_words: bool | None = Field(
+        None,
+        description="Label words as a whole, by their first token; None: where no span of the training rows begins or "
+        "ends inside a word.",
+    )
     labels: tuple[str, ...] | None = Field(
         None, description="All labels, in order; None: those of the training rows, sorted."
     )
@@ -103,6 +109,10 @@ class NER(TaskOptions):
         """The tags in the order of the model's outputs."""
         return tag_names(self.label_names, Scheme(self.tagging))
 
+    @property
+    def _whole(self) -> bool:
+        return bool(self.whole_words)
+
     def auto_class(self, family: Family) -> str:
         return "AutoModelForTokenClassification"
 
@@ -135,7 +145,10 @@ class NER(TaskOptions):
         labels = self.labels or tuple(sorted(counts))
         if not labels:
             raise UserError(f"column '{self.fields[-1]}'", "no entity in the training rows", "at least one is needed")
-        return self.model_copy(update={"labels": labels})
+        whole = self.whole_words
+        if whole is None:
+            whole = not any(_divides(span, record.inputs["text"]) for record in records for span in record.target)
+        return self.model_copy(update={"labels": labels, "whole_words": whole})
 
     def check(self, record: Record) -> None:
         for span in record.target:
@@ -189,7 +202,7 @@ class NER(TaskOptions):
         if record.target is None:
             return None, 0
         text = record.inputs["text"]
-        labels, widened = token_labels(offsets, record.target, text, self.names, Scheme(self.tagging))
+        labels, widened = token_labels(offsets, record.target, text, self.names, Scheme(self.tagging), self._whole)
         return labels, len(widened)
 
     def count(self, batch: Batch) -> float:
@@ -229,9 +242,9 @@ class NER(TaskOptions):
         )
         offsets = list(zip(first, last, strict=True))
         ids = self._chosen(scores, offsets, text)
-        spans = spans_from_tokens(ids.tolist(), offsets, text, self.names)
+        spans = spans_from_tokens(ids.tolist(), offsets, text, self.names, self._whole)
         sure = softmax(scores, axis=-1)[np.arange(length), np.maximum(ids, 0)]
-        marked = pieces(offsets, text)
+        marked = pieces(offsets, text, self._whole)
         confidence = [
             float(min(sure[piece.token] for piece in marked if span.start <= piece.start < span.end)) for span in spans
         ]
@@ -240,7 +253,7 @@ class NER(TaskOptions):
     def _chosen(self, scores: NDArray[np.float64], offsets: Sequence[tuple[int, int]], text: str) -> NDArray[np.int64]:
         """The tag of each token, [T]."""
         ids = np.asarray(scores.argmax(axis=-1))
-        marked = [piece.token for piece in pieces(offsets, text)]
+        marked = [piece.token for piece in pieces(offsets, text, self._whole)]
         if self.valid and marked:
             allowed = transitions(self.names, Scheme(self.tagging))
             ids[marked] = best_path(log_softmax(scores[marked], axis=-1), allowed)
@@ -257,3 +270,7 @@ class NER(TaskOptions):
                 ])
             )  # fmt: skip
         return made
+
+
+def _divides(span: Span, text: str) -> bool:
+    return inside_word(text, span.start) or inside_word(text, span.end)

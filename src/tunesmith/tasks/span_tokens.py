@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.batch import IGNORED
+from tunesmith.letters import inside_word
 from tunesmith.tasks.tags import OUTSIDE, Scheme, Span, spans_of, tags_of
 
 
@@ -20,13 +21,14 @@ class Piece(NamedTuple):
     end: int
 
 
-def pieces(offsets: Sequence[tuple[int, int]], text: str) -> list[Piece]:
+def pieces(offsets: Sequence[tuple[int, int]], text: str, whole: bool = False) -> list[Piece]:
     """The stretches of text that tokens can mark, in order.
 
     offsets: of each token, in characters, as a fast tokenizer gives them. White space at either end is cut off, for
     some tokenizers count the space before a word as part of it. Tokens without any other character (control tokens
     among them) have no piece; tokens that share characters (an emoji in bytes, a lone `▁`) have one together. A
     combining mark that no token covers, since some tokenizers drop accents, belongs to the letter before it.
+    whole: tokens that divide a word (letters and digits of a script with blanks between words) are one piece, too.
     """
     found: list[Piece] = []
     for token, (start, end) in enumerate(offsets):
@@ -39,9 +41,20 @@ def pieces(offsets: Sequence[tuple[int, int]], text: str) -> list[Piece]:
         elif start < end:
             found.append(Piece(token, start, end))
     limits = [*(piece.start for piece in found[1:]), len(text)]
-    return [
+    marked = [
         piece._replace(end=_with_marks(text, piece.end, limit)) for piece, limit in zip(found, limits, strict=False)
     ]
+    return _words(marked, text) if whole else marked
+
+
+def _words(found: Sequence[Piece], text: str) -> list[Piece]:
+    words: list[Piece] = []
+    for piece in found:
+        if words and words[-1].end == piece.start and inside_word(text, piece.start):
+            words[-1] = words[-1]._replace(end=piece.end)
+        else:
+            words.append(piece)
+    return words
 
 
 def _with_marks(text: str, end: int, limit: int) -> int:
@@ -51,17 +64,22 @@ def _with_marks(text: str, end: int, limit: int) -> int:
 
 
 def token_labels(
-    offsets: Sequence[tuple[int, int]], spans: Iterable[Span], text: str, names: Sequence[str], scheme: Scheme
+    offsets: Sequence[tuple[int, int]],
+    spans: Iterable[Span],
+    text: str,
+    names: Sequence[str],
+    scheme: Scheme,
+    whole: bool = False,
 ) -> tuple[list[int], tuple[Span, ...]]:
     """Label ids of tokens, and the spans that cannot be read back from them as they are.
 
-    Every piece of a span is labelled, not only the first of each word: so nothing but offsets is needed to get the
-    characters back. Tokens that begin no piece are IGNORED. A span that ends inside a piece is extended to the whole
-    of it (the earlier span keeps a piece that two would have), and is among those returned; so is one without tokens.
+    Every piece of a span is labelled at its first token; `whole` words are one piece each (see `pieces`). Tokens that
+    begin no piece are IGNORED. A span that ends inside a piece is extended to the whole of it (the earlier span keeps
+    a piece that two would have), and is among those returned; so is one without tokens.
     names: of the ids, as `tag_names` gives them.
     """
     spans = sorted(spans)
-    found = pieces(offsets, text)
+    found = pieces(offsets, text, whole)
     starts, ends = [piece.start for piece in found], [piece.end for piece in found]
     covered: list[Span] = []
     for span in spans:
@@ -73,18 +91,18 @@ def token_labels(
     ids = [IGNORED] * len(offsets)
     for piece, tag in zip(found, tags_of(covered, len(found), scheme), strict=True):
         ids[piece.token] = numbers[tag]
-    recovered = set(spans_from_tokens(ids, offsets, text, names))
+    recovered = set(spans_from_tokens(ids, offsets, text, names, whole))
     return ids, tuple(span for span in spans if span not in recovered)
 
 
 def spans_from_tokens(
-    ids: Sequence[int], offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str]
+    ids: Sequence[int], offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str], whole: bool = False
 ) -> tuple[Span, ...]:
     """The spans, in characters, that tokens' label ids stand for; the first token of each piece counts.
 
     Broken rules are mended as in `spans_of`. For spans that end where pieces end it undoes `token_labels` exactly.
     """
-    found = pieces(offsets, text)
+    found = pieces(offsets, text, whole)
     tags = [names[ids[piece.token]] if ids[piece.token] >= 0 else OUTSIDE for piece in found]
     return tuple(Span(found[a].start, found[b - 1].end, label) for a, b, label in spans_of(tags, None))
 
