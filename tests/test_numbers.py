@@ -33,7 +33,7 @@ def gradients(one: Bench, course: Course) -> tuple[float, dict[str, torch.Tensor
     state.optimiser.zero_grad(set_to_none=True)
     batches = course.batches(0)
     targets = sum(course.task.count(batch) for batch in batches)
-    loss = _backward(state, one.adapted.model, course, batches, targets)
+    (loss,) = _backward(state, one.adapted.model, course, batches, {"": 1 / targets})
     found = {n: p.grad.clone() for n, p in one.adapted.model.named_parameters() if p.grad is not None}
     return loss, found
 
@@ -90,7 +90,7 @@ def test_a_mean_of_means_would_be_noticed(bases: Path, monkeypatch: pytest.Monke
     one.adapted.model.zero_grad(set_to_none=True)
     for batch in batches:  # the fault: each micro-batch divided by its own count
         state = State(one.adapted.model, torch.optim.SGD(one.adapted.model.parameters(), lr=0.0))
-        _backward(state, one.adapted.model, course, [batch], course.task.count(batch) * len(batches))
+        _backward(state, one.adapted.model, course, [batch], {"": 1 / (course.task.count(batch) * len(batches))})
     wrong = {n: p.grad for n, p in one.adapted.model.named_parameters() if p.grad is not None}
     assert largest_difference(wrong, whole) > 1e-4
 
@@ -152,7 +152,7 @@ with joined() as world:
         batches = course.batches(step)
         (targets,) = world.total(sum(course.task.count(batch) for batch in batches if batch.rows))
         model = _together(one.adapted.model, world)
-        (loss,) = world.total(_backward(state, model, course, batches, targets))
+        (loss,) = world.total(*_backward(state, model, course, batches, {{"": 1 / targets}}))
         grads = {{n: p.grad.tolist() for n, p in one.adapted.model.named_parameters()}}
         own = torch.zeros(12, dtype=torch.float64)
         own[[row for batch in batches for row in batch.rows]] = 1
@@ -178,7 +178,7 @@ def test_two_processes_give_the_gradients_of_one(bases: Path, tmp_path: Path) ->
         state.optimiser.zero_grad()
         batches = course.batches(step)
         targets = sum(course.task.count(batch) for batch in batches)
-        loss = _backward(state, one.adapted.model, course, batches, targets)
+        (loss,) = _backward(state, one.adapted.model, course, batches, {"": 1 / targets})
         assert theirs[0] == pytest.approx(loss, abs=BOUND)
         assert theirs[1] == targets
         for name, parameter in one.adapted.model.named_parameters():

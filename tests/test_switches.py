@@ -24,6 +24,13 @@ NUMBERS = ("data.train=numbers.jsonl", "task={kind: regression, text: said, targ
 LORA = "method={kind: lora, rank: 4}"
 FEW = ("train.max_steps=2", "evaluate.baselines=false")
 FAST = ("train.learning_rate=0.01", "train.precision=float32", "evaluate.baselines=false")
+SEVERAL = (
+    "data.train=[rows.jsonl, numbers.jsonl]",
+    "data.on_bad_row=skip",
+    "task={kind: multi_task, tasks: {a: {kind: classification}, b: {kind: regression, text: said, target: much}}}",
+    *FEW,
+)
+TWO = "{a: {kind: classification}, b: {kind: classification, text: said, label: meant}}"
 NER = ("data.train=told.jsonl", "task={kind: ner}", *FEW)
 SPAN_QA = ("data.train=asked.jsonl", "task={kind: span_qa}", *FEW)
 CHOICE = ("data.train=chosen.jsonl", "task={kind: multiple_choice}", "model=./gpt2", *FEW)
@@ -143,13 +150,18 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.regression.criterion": (NUMBERS, "huber", losses),
     "task.regression.means": (NUMBERS, "[50]", losses),
     "task.regression.scales": (NUMBERS, "[50]", losses),
+    "task.multi_task.tasks": (SEVERAL, TWO, of("parameters.json", "total")),
+    "task.multi_task.column": (SEVERAL, "serves", ways),
+    "task.multi_task.temperature": (SEVERAL, "0", losses),
+    "task.multi_task.shares": (SEVERAL, "{a: 1, b: 9}", losses),
+    "task.multi_task.metric": (SEVERAL, "b/mae", main),
     "task.ner.tokens": (NER, "words", losses),
     "task.ner.tags": (NER, "marks", losses),
     "task.ner.text": (NER, "said", losses),
     "task.ner.spans": ((*NER, "task.text=said"), "spans", losses),
     "task.ner.scheme": ((*NER, "task.tags=loose", "data.on_bad_row=skip"), "any", ways),
     "task.ner.tagging": (NER, "IOBES", of("parameters.json", "total")),
-    "task.ner.whole_words": ((*NER, "model=llama"), "false", losses),
+    "task.ner.whole_words": ((*NER, "model=./llama", "task.tokens=odd"), "false", losses),
     "task.ner.valid": (NER, "true", answers),
     "task.ner.window": (NER, "8", losses),
     "task.ner.stride": ((*NER, "task.window=8"), "1", losses),
@@ -292,7 +304,7 @@ def place(house: Path) -> Path:
     texts = [json.loads(line) for line in (house / "rows.jsonl").read_text().splitlines()]
     rows = [
         {**row, "other": row["text"][::-1], "mood": "good" if n % 2 else "bad", "group": n // 4,
-         "tags": "late" if n % 2 else "late and broken"}
+         "tags": "late" if n % 2 else "late and broken", "serves": "a" if n % 3 else "c"}
         for n, row in enumerate(texts)
     ]  # fmt: skip
     numbers = [
@@ -316,7 +328,8 @@ def told(count: int) -> dict[str, list[dict[str, Any]]]:
         tokens = ["my", "red", thing, "arrived", when, "and", "is", "broken", "again", "and", "again", number]
         tags = ["O", "B-THING", "I-THING", "O", "B-TIME", *["O"] * 7]
         files["told"].append({
-            "tokens": tokens, "words": tokens[::-1], "tags": tags, "marks": ["B-TIME", *tags[1:]],
+            "tokens": tokens, "words": tokens[::-1], "odd": ["xylophone", *tokens[1:]], "tags": tags,
+            "marks": ["B-TIME", *tags[1:]],
             "loose": ["I-TIME", *tags[1:]] if n % 2 else tags,
             "said": f"my [[THING|{thing}]] is late [[TIME|{when}]]", "spans": [[0, 2, "TIME"], [3, 7, "THING"]],
         })  # fmt: skip
@@ -391,14 +404,19 @@ def keys(values: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
         yield ".".join(path)
         return
     for name, value in values.items():
-        yield from keys(value, (*path, name))
+        if name == "tasks":  # whose keys are those of tasks
+            yield ".".join((*path, name))
+        else:
+            yield from keys(value, (*path, name))
 
 
 def test_every_key_of_every_part_is_here() -> None:
     known: set[str] = set()
     for task in TASKS:
         for method in METHODS:
-            whole = recipe_from({"model": "m", "task": {"kind": task}, "data": "d", "method": {"kind": method}})
+            needed = TASKS.load(task).specimens[0].options if task == "multi_task" else {}
+            asked = {"kind": task, **needed}
+            whole = recipe_from({"model": "m", "task": asked, "data": "d", "method": {"kind": method}})
             for key in keys(whole.as_mapping()):
                 section, _, rest = key.partition(".")
                 kind = {"task": task, "method": method}.get(section)

@@ -9,11 +9,11 @@ import torch
 
 from tiny import model_folder
 from tunesmith.adapt import METHODS
+from tunesmith.adapting import Setting, adapted_model, require_heads
 from tunesmith.batch import Encoded, Padding, encoded, padding_for
 from tunesmith.contracts import Adapted, Family, Foundation, Method, Record, Task
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.select.foundation import fit_tokenizer, open_foundation
-from tunesmith.select.load import load_model
 from tunesmith.select.options import ModelOptions
 from tunesmith.tasks import TASKS
 from tunesmith.train.loop import Course, State
@@ -71,11 +71,9 @@ def bench(folder: Path, family_kind: str, task_kind: str, method_kind: str, **mo
     task = kind(**{**specimen.options, **more.get("task", {})})
     records = records_of(task, specimen.rows)
     task = task.learn(records)
-    fit_tokenizer(foundation, task.auto_class(foundation.family))
-    head = task.auto_class(foundation.family)
-    loaded = load_model(foundation, head, task.head(), seed=1, dropout=more.get("dropout", 0.0))
+    require_heads(foundation, task)
     method = METHODS.load(method_kind)(**more.get("method", {}))
-    adapted = method.adapt(loaded.model, foundation.family, loaded.head, 1)
+    adapted = adapted_model(foundation, task, method, Setting(1, more.get("dropout", 0.0)))
     task = task.suit(adapted.model)
     data = encoded(task.encode(records, foundation.codec, 64))
     pad, positions = foundation.tokenizer.pad_token_id, foundation.family is Family.DECODER

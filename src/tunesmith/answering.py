@@ -1,13 +1,15 @@
 """What a model answers around its training: before it, to be compared with, and on the judged rows."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from tunesmith.batch import Padding
-from tunesmith.contracts import Adapted, Family, Foundation, Outputs, Predictions, Record, Task
+from tunesmith.contracts import Adapted, Family, Foundation, Outputs, Predictions, Record, Task, parts_of
 from tunesmith.errors import UserError
+from tunesmith.evaluate.lines import prediction_line
 from tunesmith.forward import PACKING_LIMIT, Inference, all_outputs, packing_gap
 from tunesmith.generate import Speaker, with_replies
 from tunesmith.house import House, Prepared
@@ -40,13 +42,21 @@ def laid(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
 
 
 def drawn_weights(task: Task, prepared: Prepared) -> list[float] | None:
-    """How often each example is drawn: as often as its row."""
-    records = prepared.corpus.splits["train"]
-    drawn = task.weigh(records)
-    if drawn is None:
+    """How often each example is drawn: as often as its row says, and of a task with parts as often as they shall be."""
+    records, data = prepared.corpus.splits["train"], prepared.encoded["train"]
+    own = {name: task.of_part(name, records) for name in parts_of(task)}
+    weighed = {name: part.weigh(own[name]) for name, part in parts_of(task).items()}
+    draws = task.draws({name: len(rows) for name, rows in own.items()})
+    if draws is None and not any(weighed.values()):
         return None
-    by_row = {record.row: weight for record, weight in zip(records, drawn, strict=True)}
-    return [by_row[row] for row in prepared.encoded["train"].rows.tolist()]
+    weights = np.ones(len(data))
+    for number, name in enumerate(own):
+        mine = data.part_of == number
+        by_row = {r.row: w for r, w in zip(own[name], weighed[name] or [1.0] * len(own[name]), strict=True)}
+        found = np.array([by_row[row] for row in data.rows[mine].tolist()])
+        share = found.sum() if draws is None else draws[name]
+        weights[mine] = found * (share / max(found.sum(), 1e-12))
+    return weights.tolist()
 
 
 def answered(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> Outputs:
@@ -91,3 +101,52 @@ def look_before(
     house.screen.say(f"asking the model before it is tuned: {len(prepared.corpus.splits[prepared.judged])} rows")
     outputs = answered(house, foundation, prepared, adapted, task)
     return task.predictions(outputs, prepared.corpus.splits[prepared.judged])
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What is judged by itself: a task, or a part of one. records: the judged rows. name: of the part."""
+
+    name: str
+    task: Task
+    splits: Mapping[str, Sequence[Record]]
+    records: Sequence[Record]
+    outputs: Outputs
+    predictions: Predictions
+    untuned: Predictions | None = None
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What predictions.jsonl says of each row."""
+        lines = []
+        for place, answer in enumerate(self.task.answers(self.outputs, self.records) if self.records else ()):
+            line = prediction_line(self.predictions, place, self.records[place], answer)
+            if self.name:
+                line = {"part": self.name, **line}
+            if self.untuned is not None and self.untuned.kind == "texts" and self.untuned.answers[place]:
+                line["untuned"] = self.untuned.answers[place][0]
+            lines.append(line)
+        return lines
+
+
+def divided(
+    task: Task,
+    splits: Mapping[str, Sequence[Record]],
+    split: str,
+    outputs: Outputs,
+    untuned: Predictions | None = None,
+) -> dict[str, Portion]:
+    """The task's parts, each with its rows of every split and what was answered on those of `split`."""
+    if not task.parts:
+        records = splits[split]
+        predictions = task.predictions(outputs, records)
+        return {"": Portion("", task, splits, records, outputs, predictions, untuned)}
+    found = {}
+    for number, (name, part) in enumerate(task.parts.items()):
+        own = outputs.part(number, name)
+        known = set(own.data.rows.tolist())
+        judged = [record for record in task.of_part(name, splits[split]) if record.row in known]
+        if judged:
+            rows = {key: task.of_part(name, records) for key, records in splits.items()} | {split: judged}
+            before = None if untuned is None or not part.untuned else untuned.parts[name]
+            found[name] = Portion(name, part, rows, judged, own, part.predictions(own, judged), before)
+    return found

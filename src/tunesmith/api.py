@@ -11,7 +11,7 @@ from tunesmith.run import Run, is_run
 
 if TYPE_CHECKING:
     from tunesmith.contracts import Answer, Artifact
-    from tunesmith.deploy.predictor import Predictor
+    from tunesmith.deploy.predictor import Predictor, Predictors
     from tunesmith.house import Screen
     from tunesmith.trained import Row
 
@@ -109,10 +109,11 @@ def audit(recipe: Recipe, base: Path) -> dict[str, Any]:
 
 def view(recipe: Recipe, base: Path, *, split: str = "train", row: int = 0) -> dict[str, Any]:
     """One row exactly as the model sees it: its texts and target, its tokens, and which of them are learned."""
+    from tunesmith.adapting import require_heads
     from tunesmith.pipeline import window
     from tunesmith.prepare.corpus import read_corpus
     from tunesmith.report.row import row_view
-    from tunesmith.select.foundation import fit_tokenizer, open_foundation
+    from tunesmith.select.foundation import open_foundation
 
     corpus = read_corpus(recipe.data, recipe.task, base=base, seed=recipe.seed)
     records = corpus.splits.get(split)
@@ -121,7 +122,7 @@ def view(recipe: Recipe, base: Path, *, split: str = "train", row: int = 0) -> d
     if row >= len(records):
         raise UserError("--row", f"{split} has no row {row}", f"its rows are 0 to {len(records) - 1}")
     foundation = open_foundation(recipe.model, base)
-    fit_tokenizer(foundation, corpus.task.auto_class(foundation.family))
+    require_heads(foundation, corpus.task)
     view = row_view(corpus.task, records[row], foundation.codec, window(foundation, recipe.data))
     return {"split": split, "row": row, "where": records[row].where, **view}
 
@@ -136,7 +137,7 @@ def rows(file: Path | str) -> Iterator[Mapping[str, Any]]:
         yield row.fields
 
 
-def open_predictor(run: Run | Path | str, *, base: str | None = None) -> "Predictor":
+def open_predictor(run: Run | Path | str, *, base: str | None = None) -> "Predictor | Predictors":
     """The model of a run, or of an exported folder, ready to answer again and again.
 
     base: an adapter's base model, where it is not the run's own, built in, or in the local cache.
@@ -146,7 +147,7 @@ def open_predictor(run: Run | Path | str, *, base: str | None = None) -> "Predic
     return trained.open_predictor(_folder(run), base=base)
 
 
-def ask(model: "Predictor | Run | Path | str", rows: "Sequence[Row]", *, first: int = 1) -> "list[Answer]":
+def ask(model: "Predictor | Predictors | Run | Path | str", rows: "Sequence[Row]", *, first: int = 1) -> "list[Answer]":
     """An answer for each row, in order: a text, the values of its columns, values by column, or a list of messages.
 
     first: the number of the first row in errors.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -28,10 +29,14 @@ class Column:
 
 REPLY = "decoder_input_ids"
 """The column that a decoder behind an encoder reads."""
+SHARED = ("input_ids", REPLY)
+"""The columns that the parts of a task have in common; the names of all others begin with the part's."""
 IGNORED = -100
 """The label of a token that is not graded, as in `torch` and `transformers`."""
 DRAWN = "drawn"
 """The column that a row has of whose tokens some are drawn anew, to be hidden, each time that it is trained on."""
+PART = "part"
+"""The column that says which of a task's parts a row is for, by number, where a task is made of several."""
 PIECES = "pieces"
 """The column that says how many tokens each sequence of a row has, where a row is several (choices, pairs)."""
 
@@ -94,6 +99,31 @@ class Encoded:
         columns = {name: _taken(ragged, index) for name, ragged in self.columns.items()}
         return Encoded(columns, self.rows[index], self.cut[index])
 
+    @cached_property
+    def part_of(self) -> NDArray[np.int64]:
+        """[N] the number of the part that each example is for; 0 for all where the task is whole."""
+        if PART not in self.columns:
+            return np.zeros(len(self), dtype=np.int64)
+        return self.columns[PART].values.astype(np.int64)
+
+    def part(self, number: int, name: str) -> "Encoded":
+        """The examples of one part, as its task encoded them; in the order that they have here."""
+        if number not in self._parts:
+            index = np.flatnonzero(self.part_of == number)
+            prefix = f"{name}."
+            found = {}
+            for key in self.columns:
+                if key in SHARED or key.startswith(prefix):
+                    ragged = _taken(self.columns[key], index)
+                    if key == "input_ids" or len(ragged.values):
+                        found[key.removeprefix(prefix)] = ragged
+            self._parts[number] = Encoded(found, self.rows[index], self.cut[index])
+        return self._parts[number]
+
+    @cached_property
+    def _parts(self) -> "dict[int, Encoded]":
+        return {}
+
     def places(self) -> dict[int, list[int]]:
         """The examples of each row number, in order of appearance."""
         found: dict[int, list[int]] = {}
@@ -113,6 +143,7 @@ class Batch:
     """Rows padded to one length. inputs: the model's arguments, [B, T]. targets: the loss's. rows: row numbers.
 
     pieces: of rows that are several sequences how many each is; the tensors then have a line a sequence.
+    part: the name of the task's part that all rows are for, where it has parts.
     """
 
     inputs: dict[str, Tensor]
@@ -120,12 +151,13 @@ class Batch:
     rows: tuple[int, ...]
     tokens: int = 0
     pieces: tuple[int, ...] = ()
+    part: str = ""
 
     def to(self, device: torch.device) -> "Batch":
         def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
-        return Batch(moved(self.inputs), moved(self.targets), self.rows, self.tokens, self.pieces)
+        return replace(self, inputs=moved(self.inputs), targets=moved(self.targets))
 
 
 @dataclass(frozen=True)

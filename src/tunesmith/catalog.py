@@ -23,6 +23,10 @@ class Catalog:
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
+    def without(self, *names: str) -> "Catalog":
+        """The same table without the parts of these names."""
+        return Catalog(self.what, **{name: path for name, path in self._entries.items() if name not in names})
+
     def name_of(self, part: type) -> str:
         """The name that `load` finds this class by; `package.module:Name` when it is not in the table."""
         path = f"{part.__module__}:{part.__qualname__}"

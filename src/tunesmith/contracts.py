@@ -51,8 +51,8 @@ class Record:
 
     @property
     def text(self) -> str:
-        """All input texts joined, for looking at, for baselines and for finding duplicates."""
-        return "\n".join(str(value) for value in self.inputs.values())
+        """All input texts joined, each once, for looking at, for baselines and for finding duplicates."""
+        return "\n".join(dict.fromkeys(str(value) for value in self.inputs.values()))
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,23 @@ class Outputs:
 
     values: of each example of `data` what the task keeps of a forward pass: [...], or [T, ...] of its tokens, or
     [pieces, ...] of its sequences. replies: of each record, in order, what was generated; None where nothing was.
+    parts: of a task of several parts what each had generated, with its rows, by name.
     """
 
     values: Sequence[NDArray[np.float64]]
     data: Encoded
     replies: Sequence[Sequence[Reply]] | None = None
+    parts: Mapping[str, Outputs] = field(default_factory=dict)
+
+    def part(self, number: int, name: str) -> Outputs:
+        """What the model gave for the rows of one part of a task, as if it were the whole."""
+        if name in self.parts:
+            return self.parts[name]
+        index = np.flatnonzero(self.data.part_of == number).tolist()
+        return Outputs([self.values[place] for place in index], self.data.part(number, name))
 
 
-PredictionKind = Literal["label", "labels", "numbers", "spans", "texts", "scores"]
+PredictionKind = Literal["label", "labels", "numbers", "spans", "texts", "scores", "parts"]
 
 
 @dataclass(frozen=True)
@@ -214,6 +223,7 @@ class Predictions:
     Spans ("spans"): gold, answers [N] tuples of (start, end, label) in characters.
     Texts ("texts"): gold [N] tuples of right texts, answers [N] tuples of generated ones, the first counts.
     Neither ("scores"): only `extras` are judged.
+    Several tasks ("parts"): gold, answers [N] of what each says in the user's terms; `parts` are judged one by one.
     labels: the names of the L classes or targets. rows: [N], each row's number in its split.
     extras: more numbers of each row by name, [N, ...]: what was graded and how surely.
     """
@@ -225,6 +235,7 @@ class Predictions:
     labels: tuple[str, ...]
     kind: PredictionKind = "label"
     extras: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    parts: Mapping[str, Predictions] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -290,6 +301,10 @@ class Task(Protocol):
     """Whether the loss needs the base model's outputs, which `refer` then takes before the first step."""
 
     @property
+    def parts(self) -> Mapping[str, Task]:
+        """The tasks that this one is made of, by name: one backbone, a head each. One that is whole has none."""
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """The names of the columns that a row must have."""
 
@@ -350,6 +365,12 @@ class Task(Protocol):
     def weigh(self, records: Sequence[Record]) -> Sequence[float] | None:
         """How often each row is drawn, relative to the others; None for once an epoch."""
 
+    def draws(self, rows: Mapping[str, int]) -> Mapping[str, float] | None:
+        """How often rows of each part are drawn, of parts with so many; None for each row once an epoch."""
+
+    def of_part(self, name: str, records: Sequence[Record]) -> list[Record]:
+        """The records that serve a part, as its task reads them."""
+
     def arguments(self, batch: Batch) -> Mapping[str, Tensor]:
         """What the model is called with."""
 
@@ -385,6 +406,11 @@ class Task(Protocol):
 
         Changes the model; returns the task that fits it.
         """
+
+
+def parts_of(task: Task) -> Mapping[str, Task]:
+    """The parts of a task by name; one that is whole is its own only part, without a name."""
+    return task.parts or {"": task}
 
 
 @dataclass(frozen=True)
@@ -427,7 +453,7 @@ class Step:
     """One update of the weights, as the journal keeps it. Nothing in it depends on the clock.
 
     loss: mean over supervised targets of the whole optimiser batch. tokens: real ones; padded: with padding.
-    gradient_norm: before clipping.
+    gradient_norm: before clipping. losses: of each part of the task, where it has parts, its own mean.
     """
 
     step: int
@@ -439,6 +465,7 @@ class Step:
     targets: float
     tokens: int
     padded: int
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -91,3 +91,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"did you mean '{folded[close[0]]}'?"
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return f"known: {', '.join(names[:MOST_NAMED])}{more}" if names else "none are known"
+
+
+def kind(value: object) -> str:
+    """What `value` is, in words for a message."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return f"a mapping with {', '.join(map(shown, list(value)[:3])) or 'no keys'}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return shown(value)

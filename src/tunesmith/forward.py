@@ -1,8 +1,8 @@
 """Forward passes: in which number format, and over a whole split in any order that is fast."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tunesmith.batch import DRAWN, Batch, Encoded, Example, Padding, collate, encoded
-from tunesmith.contracts import Outputs, Task
+from tunesmith.contracts import Outputs, Task, parts_of
 from tunesmith.seeds import mix
 from tunesmith.world import World
 
@@ -40,17 +40,24 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 @dataclass(frozen=True)
 class Passed:
-    """What a forward pass over a split gave. values: as in `Outputs`. loss, targets: sums over the whole split."""
+    """What a forward pass over a split gave. values: as in `Outputs`.
+
+    sums: of each part of the task (of one that is whole, under no name) its loss and targets over the whole split.
+    """
 
     data: Encoded
     values: list[NDArray[np.float64]]
-    loss: float | None = None
-    targets: float = 0.0
+    sums: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The loss per supervised target of each part that has any."""
+        return {name: loss / targets for name, (loss, targets) in self.sums.items() if targets}
 
     @property
     def mean_loss(self) -> float | None:
-        """The loss per supervised target; None for rows without targets."""
-        return self.loss / self.targets if self.loss is not None and self.targets else None
+        """The loss per supervised target, of several parts the mean of theirs; None for rows without targets."""
+        return sum(self.losses.values()) / len(self.losses) if self.losses else None
 
     @cached_property
     def outputs(self) -> Outputs:
@@ -58,7 +65,17 @@ class Passed:
 
 
 def batch_of(task: Task, data: Encoded, index: Sequence[int], padding: Padding, seed: int) -> Batch:
-    """Rows `index` as a batch, with what the task draws anew of each from the seed and the row's place alone."""
+    """Rows `index` as a batch, with what the task draws anew of each from the seed and the row's place alone.
+
+    Of a task with parts, all rows must be of one.
+    """
+    if task.parts:
+        number = int(data.part_of[index[0]])
+        name = list(task.parts)[number]
+        places = np.searchsorted(np.flatnonzero(data.part_of == number), np.asarray(index)).tolist()
+        part = task.parts[name]
+        own = replace(padding, columns={**padding.columns, **part.columns()})
+        return replace(batch_of(part, data.part(number, name), places, own, seed), part=name)
     if DRAWN not in data.columns:
         return collate(data, index, padding)
     examples = []
@@ -85,29 +102,29 @@ def all_outputs(model: nn.Module, task: Task, data: Encoded, padding: Padding, r
     was_training = model.training
     model.eval()
     world = run.world
-    order = np.argsort(data.lengths, kind="stable")
+    order = np.lexsort((data.lengths, data.part_of))
     mine = order[world.rank :: world.size]
     values: list[NDArray[np.float64]] = []
-    loss = targets = 0.0
+    sums = dict.fromkeys(parts_of(task), (0.0, 0.0))
     with torch.inference_mode(), autocast(run.precision, world.device):
-        for index in _by_tokens(mine, data.lengths, run.tokens):
+        for index in _by_tokens(mine, data, run.tokens):
             batch = batch_of(task, data, index, padding, JUDGED).to(world.device)
             outputs = forward(model, task, batch)
             if task.graded(batch):
-                loss += float(task.loss(outputs, batch))
-                targets += task.count(batch)
+                loss, targets = sums[batch.part]
+                sums[batch.part] = (loss + float(task.loss(outputs, batch)), targets + task.count(batch))
             values += _by_row(outputs.to(torch.float64).cpu(), task, batch)
     model.train(was_training)
     gathered = world.gather_arrays(values)
     places = np.concatenate([order[rank :: world.size] for rank in range(world.size)])
     in_order = [gathered[place] for place in np.argsort(places, kind="stable")]
-    loss, targets = world.total(loss, targets)
-    return Passed(data, in_order, loss if targets else None, targets)
+    totals = world.total(*(value for pair in sums.values() for value in pair))
+    return Passed(data, in_order, dict(zip(sums, zip(totals[::2], totals[1::2], strict=True), strict=True)))
 
 
 def _by_row(outputs: Tensor, task: Task, batch: Batch) -> list[NDArray[np.float64]]:
     """The outputs of each row: of its tokens without padding, or of its sequences."""
-    if task.outputs_per == "token":
+    if parts_of(task)[batch.part].outputs_per == "token":
         masks = batch.inputs["attention_mask"].cpu().bool()
         return [line[mask].numpy() for line, mask in zip(outputs, masks, strict=True)]
     if batch.pieces:
@@ -115,12 +132,13 @@ def _by_row(outputs: Tensor, task: Task, batch: Batch) -> list[NDArray[np.float6
     return list(outputs.numpy())
 
 
-def _by_tokens(order: NDArray[np.int64], lengths: NDArray[np.int64], most: int) -> list[list[int]]:
-    """Runs of rows, in order of length, whose padded size stays within `most` tokens."""
+def _by_tokens(order: NDArray[np.int64], data: Encoded, most: int) -> list[list[int]]:
+    """Runs of rows, in order of length, whose padded size stays within `most` tokens; all of one part."""
     groups: list[list[int]] = []
+    lengths, parts = data.lengths, data.part_of
     for row in order.tolist():
         width = int(lengths[row])
-        if groups and (len(groups[-1]) + 1) * width <= most:
+        if groups and (len(groups[-1]) + 1) * width <= most and parts[row] == parts[groups[-1][0]]:
             groups[-1].append(row)
         else:
             groups.append([row])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from tunesmith.batch import Encoded, Padding, collate, encoded, padding_for
-from tunesmith.contracts import Codec, Decoding, Family, Outputs, Record, Reply, Task
+from tunesmith.contracts import Codec, Decoding, Family, Outputs, Record, Reply, Task, parts_of
 from tunesmith.forward import Inference, autocast
 from tunesmith.quiet import quiet
 from tunesmith.seeds import mix
@@ -137,10 +137,23 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
+def speaks(task: Task, codec: Codec) -> bool:
+    """Whether the task, or a part of it, has texts generated."""
+    return any(part.decoding_for(codec) is not None for part in parts_of(task).values())
+
+
 def with_replies(
     model: nn.Module, task: Task, outputs: Outputs, records: Sequence[Record], speaker: Speaker
 ) -> Outputs:
-    """The outputs with what the model says to each record, where the task has texts generated."""
+    """The outputs with what the model says to each record, where the task, or a part of it, has texts generated."""
+    if task.parts:
+        parts = {}
+        for number, (name, part) in enumerate(task.parts.items()):
+            own, head = outputs.part(number, name), model[name]  # type: ignore[index]  # see `several`
+            said = set(own.data.rows.tolist())
+            asked = [record for record in task.of_part(name, records) if record.row in said]
+            parts[name] = with_replies(head, part, own, asked, speaker)
+        return replace(outputs, parts=parts)
     decoding = task.decoding_for(speaker.codec)
     if decoding is None or not records:
         return outputs

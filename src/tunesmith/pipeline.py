@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from tunesmith.adapting import Setting, adapted_model, alone, require_heads
 from tunesmith.answering import (
     answered,
+    divided,
     drawn_weights,
     laid,
     look_before,
@@ -23,17 +25,26 @@ from tunesmith.answering import (
 )
 from tunesmith.batch import encoded, padding_for
 from tunesmith.commit import write_file
-from tunesmith.contracts import Adapted, Artifact, Corpus, Foundation, Outputs, Predictions, Record, Task
+from tunesmith.contracts import (
+    Adapted,
+    Artifact,
+    Corpus,
+    Foundation,
+    Outputs,
+    Predictions,
+    Record,
+    Task,
+    parts_of,
+)
 from tunesmith.deploy.export import export
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.parity import golden
 from tunesmith.errors import UserError, named
-from tunesmith.evaluate import METRICS
-from tunesmith.evaluate.judge import judge
-from tunesmith.evaluate.lines import prediction_line
-from tunesmith.evaluate.metrics import measure
-from tunesmith.generate import with_replies
+from tunesmith.evaluate.judge import judge, together
+from tunesmith.evaluate.metrics import find, measure
+from tunesmith.generate import speaks, with_replies
 from tunesmith.house import House, Prepared, Screen
+from tunesmith.parts import Part
 from tunesmith.prepare.audit import picture
 from tunesmith.prepare.corpus import file_hashes, read_corpus, without
 from tunesmith.prepare.encode import encode_corpus, lengths
@@ -42,8 +53,9 @@ from tunesmith.quiet import quiet
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
 from tunesmith.run import Run, environment
-from tunesmith.select.foundation import fit_tokenizer, open_foundation, supported
-from tunesmith.select.load import load_model, parameter_counts
+from tunesmith.select.foundation import open_foundation
+from tunesmith.select.load import parameter_counts
+from tunesmith.tasks import TASKS
 from tunesmith.train.journal import read_journal
 from tunesmith.train.loop import Course
 from tunesmith.train.plan import choose_precision, make_plan
@@ -114,11 +126,8 @@ def select(house: House) -> Foundation:
     """The pre-trained model without its weights; refuses one that has no head for the task."""
     house.screen.stage("select", house.recipe.model.name)
     foundation = open_foundation(house.recipe.model, house.base)
-    card, task = foundation.card, house.recipe.task
-    if foundation.family not in task.families:
-        raise UserError("task", f"cannot use {foundation.family} models such as {card.name}", "choose another model")
-    supported(foundation, task.auto_class(foundation.family))
-    fit_tokenizer(foundation, task.auto_class(foundation.family))
+    card = foundation.card
+    require_heads(foundation, house.recipe.task)
     house.screen.say(
         f"{card.name}: {card.family} ({card.model_type}), {card.parameters / 1e6:.1f} M parameters, "
         f"{card.context_tokens} tokens of context, licence {card.licence or 'not stated'}"
@@ -190,27 +199,17 @@ def adapt(house: House, foundation: Foundation, prepared: Prepared) -> tuple[Ada
     """The model with the task's head, set to be tuned the recipe's way."""
     recipe, learned = house.recipe, prepared.corpus.task
     house.screen.stage("adapt", recipe.as_mapping()["method"]["kind"])
-    loaded = load_model(
-        foundation,
-        learned.auto_class(foundation.family),
-        learned.head(),
-        seed=recipe.seed,
-        dropout=recipe.train.dropout,
-    )
-    if recipe.train.gradient_checkpointing:
-        loaded.model.activation_checkpointing_enable()
-        loaded.model.enable_input_require_grads()  # type: ignore[no-untyped-call]
-    adapted = recipe.method.adapt(loaded.model, foundation.family, loaded.head, recipe.seed)
+    setting = Setting(recipe.seed, recipe.train.dropout, recipe.train.gradient_checkpointing)
+    adapted = adapted_model(foundation, learned, recipe.method, setting)
     torch.nn.Module.to(adapted.model, house.world.device)
     total, trainable = parameter_counts(adapted.model)
-    notes = [*loaded.notes, *adapted.notes]
-    for note in notes:
+    for note in adapted.notes:
         house.screen.say(note)
     house.screen.say(f"{trainable:,} of {total:,} parameters move ({trainable / total:.2%})")
     method = recipe.as_mapping()["method"]
     house.keep(
         "parameters.json",
-        {"total": total, "trainable": trainable, "head": list(adapted.head), "notes": notes, "method": method},
+        {"total": total, "trainable": trainable, "head": list(adapted.head), "notes": adapted.notes, "method": method},
     )
     return adapted, learned.suit(adapted.model)
 
@@ -227,13 +226,13 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
     weights = drawn_weights(task, prepared)
     course = Course(task, rows, laid(house, foundation, prepared, adapted, task), plan, house.world, weights)
     shown, speaker = recipe.evaluate.validation_replies, speaker_for(house, foundation, prepared)
-    speaks = task.decoding_for(foundation.codec) is not None
-    watched = recipe.train.stop.metric or ("loss" if speaks and not shown else task.metrics[0])
+    spoken = speaks(task, foundation.codec)
+    watched = recipe.train.stop.metric or ("loss" if task.parts or (spoken and not shown) else task.metrics[0])
 
     def complete(
         model: torch.nn.Module, outputs: Outputs, records: Sequence[Record]
     ) -> tuple[Outputs, Sequence[Record]]:
-        if not speaks or not shown:
+        if not spoken or not shown:
             return outputs, records
         some = records[:shown]
         return with_replies(model, task, of_records(outputs, some), some, speaker), some
@@ -246,8 +245,8 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
         course=course,
         measure=lambda predictions: measure(predictions, task.metrics),
         complete=complete,
-        metric=watched if watched == "loss" else METRICS.load(watched).name,
-        higher_is_better=watched != "loss" and METRICS.load(watched).higher_is_better,
+        metric=watched if watched == "loss" else find(watched).name,
+        higher_is_better=watched != "loss" and find(watched).higher_is_better,
         facts={
             "data": prepared.corpus.fingerprint,
             "base": foundation.card.weights_sha256,
@@ -281,27 +280,25 @@ def evaluate(
     outputs = answered(house, foundation, prepared, adapted, task)
     if not house.world.main:
         return
-    predictions = task.predictions(outputs, corpus.splits[split])
-    found = judge(
-        predictions,
-        task,
-        splits=corpus.splits,
-        split=split,
-        options=house.recipe.evaluate,
-        seed=house.recipe.seed,
-        remarks=_remarks(corpus, split),
-        untuned=untuned,
-    )
-    house.keep("evaluation.json", found)
-    answers = task.answers(outputs, corpus.splits[split])
-    lines = []
-    for place, record in enumerate(corpus.splits[split]):
-        line = prediction_line(predictions, place, record, answers[place])
-        if untuned is not None and untuned.kind == "texts" and untuned.answers[place]:
-            line["untuned"] = untuned.answers[place][0]
-        lines.append(json.dumps(line, ensure_ascii=False))
-    write_file(house.run.predictions, "".join(f"{line}\n" for line in lines))
-    house.screen.say(found["verdict"])
+    options, seed = house.recipe.evaluate, house.recipe.seed
+    found, lines = {}, []
+    for name, part in divided(task, corpus.splits, split, outputs, untuned).items():
+        found[name] = judge(
+            part.predictions,
+            part.task,
+            splits=part.splits,
+            split=split,
+            options=options,
+            seed=seed,
+            remarks=_remarks(corpus, split),
+            untuned=part.untuned,
+        )
+        lines += part.lines()
+    whole = found[""] if "" in found else together(found, task, len(corpus.splits[split]))
+    house.keep("evaluation.json", whole)
+    write_file(house.run.predictions, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+    for name, one in found.items():
+        house.screen.say(f"{name}: {one['verdict']}" if name else one["verdict"])
 
 
 def _remarks(corpus: Corpus, split: str) -> list[str]:
@@ -321,51 +318,63 @@ def deploy(house: House, foundation: Foundation, prepared: Prepared, adapted: Ad
     kinds = [recipe.method.artifact if kind == "auto" else kind for kind in recipe.deploy.formats]
     kinds = sorted(dict.fromkeys(kinds), key=lambda kind: kind == "safetensors")  # merging uses the model up
     house.screen.stage("deploy", ", ".join(kinds))
-    parcel = _parcel(house, foundation, prepared, adapted, task)
-    written = []
+    parcels = _parcels(house, foundation, prepared, adapted, task)
+    written: list[tuple[str, Artifact]] = []
     for kind in kinds:
-        target = house.run.artifact if len(kinds) == 1 else house.run.artifact / kind
-        target.parent.mkdir(exist_ok=True)
-        artifact = export(kind, parcel, target, verify=recipe.deploy.verify)
-        written.append(artifact)
-        shown = f"{kind}: {artifact.bytes / 1e6:.1f} MB in {target.relative_to(house.run.folder)}"
-        if artifact.parity:
-            rows, most = artifact.parity["rows"], artifact.parity["max_difference"]
-            shown += f"; a fresh process gives the same outputs on {rows} rows (largest difference {most:.1e})"
-        house.screen.say(shown)
+        folder = house.run.artifact if len(kinds) == 1 else house.run.artifact / kind
+        for name, parcel in parcels.items():
+            target = folder / name if name else folder
+            target.parent.mkdir(exist_ok=True, parents=True)
+            artifact = export(kind, parcel, target, verify=recipe.deploy.verify)
+            written.append((name, artifact))
+            shown = f"{kind}: {artifact.bytes / 1e6:.1f} MB in {target.relative_to(house.run.folder)}"
+            if artifact.parity:
+                rows, most = artifact.parity["rows"], artifact.parity["max_difference"]
+                shown += f"; a fresh process gives the same outputs on {rows} rows (largest difference {most:.1e})"
+            house.screen.say(shown)
     house.keep(
         "deploy.json",
         [
             {
+                **({"part": name} if name else {}),
                 "kind": a.kind,
                 "folder": str(a.folder.relative_to(house.run.folder)),
                 "bytes": a.bytes,
                 "parity": dict(a.parity),
             }
-            for a in written
+            for name, a in written
         ],
     )
-    return written
+    return [artifact for _, artifact in written]
 
 
-def _parcel(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> Parcel:
-    recipe = house.recipe
+def _parcels(
+    house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task
+) -> dict[str, Parcel]:
+    """What is exported: the model, or the model of each part of the task."""
+    recipe, judged = house.recipe, house.run.read_json("evaluation.json")
     folded = task.fold(adapted.model)
-    corpus, padding = prepared.corpus, prepared.padding
-    records = list(corpus.splits[prepared.judged][:GOLDEN_ROWS])
-    data = encoded(folded.encode(records, foundation.codec, prepared.max_tokens))
-    settings = recipe.as_mapping()
-    options: dict[str, Any] = folded.model_dump(mode="json")  # type: ignore[attr-defined]  # tasks are options
-    return Parcel(
-        model=adapted.model,
-        method=recipe.method,
-        foundation=foundation,
-        task=folded,
-        task_spec={**options, "kind": settings["task"]["kind"]},
-        max_tokens=prepared.max_tokens,
-        golden=golden(adapted.model, folded, data, padding, records),
-        facts=card_facts(recipe, house.run),
-    )
+    facts = card_facts(recipe, house.run)
+    written = Part(TASKS)
+    parcels = {}
+    for name, part in parts_of(folded).items():
+        model = alone(adapted.model)[name]
+        rows = folded.of_part(name, prepared.corpus.splits[prepared.judged])
+        records = list(rows or folded.of_part(name, prepared.corpus.splits["train"]))[:GOLDEN_ROWS]
+        data = encoded(part.encode(records, foundation.codec, prepared.max_tokens))
+        padding = replace(prepared.padding, columns={**prepared.padding.columns, **part.columns()})
+        parcels[name] = Parcel(
+            model=model,
+            method=recipe.method,
+            foundation=foundation,
+            task=part,
+            task_spec=written.written(part),  # type: ignore[arg-type]  # tasks are options
+            max_tokens=prepared.max_tokens,
+            golden=golden(model, part, data, padding, records),
+            facts={**facts, "evaluation": judged["parts"].get(name, {}) if name and judged else judged},
+            shares=bool(name),
+        )
+    return parcels
 
 
 def card_facts(recipe: Recipe, run: Run) -> dict[str, Any]:

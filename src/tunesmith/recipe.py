@@ -20,9 +20,9 @@ from tunesmith.errors import UserError, named, nearest, shown
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.options import EvaluateOptions
 from tunesmith.options import Options
+from tunesmith.parts import Part, said
 from tunesmith.prepare.options import DataOptions
 from tunesmith.recipe_errors import refusal
-from tunesmith.recipe_parts import Part, said
 from tunesmith.recipe_yaml import Document, Place, read_text, read_value, read_yaml, write_yaml
 from tunesmith.select.options import ModelOptions
 from tunesmith.tasks import TASKS
@@ -137,10 +137,11 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
     if not problems and sum(shares.values()) >= 1:
         add(("data", "test"), data.test, "the shares of validation and test leave no rows to learn from")
     main = recipe.task.metrics[0]
-    if lacking := _lacking(METRICS, main, ("name", "higher_is_better")):
+    bare = main.partition("/")[2] or main  # of a part of several tasks
+    if lacking := _lacking(METRICS, bare, ("name", "higher_is_better")):
         add(("task", "metric"), main, lacking)
     own = recipe.task.model_copy(update={"metric": None}).metrics  # type: ignore[attr-defined]  # tasks are options
-    if main in METRICS and main not in own:
+    if bare in METRICS and main not in own:
         add(("task", "metric"), main, f"{main} does not suit this task; known: {', '.join(own)}")
     if not recipe.deploy.formats:
         add(("deploy", "formats"), [], "a run leaves at least one artefact; use [auto]")
@@ -156,8 +157,9 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
             stop.metric,
             f"metric {shown(stop.metric)} is not measured; {nearest(stop.metric, watched)}",
         )
-    spoken = hasattr(recipe.task, "decoding") and not recipe.evaluate.validation_replies
-    if spoken and stop.metric is not None and stop.metric not in SILENT:
+    watching = recipe.task.parts.get((stop.metric or "").partition("/")[0], recipe.task)
+    spoken = hasattr(watching, "decoding") and not recipe.evaluate.validation_replies
+    if spoken and stop.metric is not None and stop.metric.rpartition("/")[2] not in SILENT:
         message = f"{stop.metric} needs generated texts; set evaluate.validation_replies, or watch loss"
         add(("train", "stop", "metric"), stop.metric, message)
     return problems

@@ -7,8 +7,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.adapt import METHODS
-from tunesmith.errors import UserError, nearest, shown
-from tunesmith.recipe_yaml import Document, Place, kind
+from tunesmith.errors import UserError, kind, nearest, shown
+from tunesmith.recipe_yaml import Document, Place
 from tunesmith.tasks import TASKS
 
 LIMITS = {

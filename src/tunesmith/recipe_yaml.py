@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tunesmith.errors import UserError, named, nearest, shown
+from tunesmith.errors import UserError, kind, named, nearest, shown
 
 MAX_BYTES = 4 * 2**20
 MAX_NODES = 100_000
@@ -130,17 +130,6 @@ def read_text(path: Path) -> str:
     if len(data) > MAX_BYTES:
         raise UserError(str(path), f"is larger than {MAX_BYTES // 2**20} MiB", "is this a data file?")
     return text
-
-
-def kind(value: object) -> str:
-    """What `value` is, in words for a message."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict):
-        return f"a mapping with {', '.join(map(shown, list(value)[:3])) or 'no keys'}"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return shown(value)
 
 
 def _composed(text: str, name: str) -> yaml.Node | None:

@@ -19,16 +19,16 @@ from tunesmith.deploy.export import NOTE
 from tunesmith.deploy.export import export as write_artifact
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.parity import golden
-from tunesmith.deploy.predictor import Predictor
+from tunesmith.deploy.predictor import Predictor, Predictors
 from tunesmith.errors import BadRow, UserError, named, nearest, shown
-from tunesmith.evaluate.judge import judge
+from tunesmith.evaluate.judge import judge, together
 from tunesmith.forward import Inference, all_outputs
+from tunesmith.parts import Part
 from tunesmith.pipeline import GOLDEN_ROWS, card_facts
 from tunesmith.prepare.corpus import read_corpus
 from tunesmith.prepare.sources import RawRow, read_source
 from tunesmith.prepare.split import text_key
 from tunesmith.recipe import Recipe
-from tunesmith.recipe_parts import Part
 from tunesmith.run import Run
 from tunesmith.select.foundation import fit_tokenizer, open_foundation
 from tunesmith.select.load import load_model
@@ -40,30 +40,42 @@ Row = str | Sequence[str] | Mapping[str, Any]
 """A text; the texts of a pair; or texts by column."""
 
 
-def artifacts(run: Run) -> dict[str, Path]:
-    """The folder of each artefact of a run by its kind. Raises UserError when there is none yet."""
+def artifacts(run: Run) -> dict[str, dict[str, Path]]:
+    """The folders of a run's artefacts by kind, for each part of its task; one that is whole has no name.
+
+    Raises UserError when there is none yet.
+    """
     written = run.read_json("deploy.json") or []
     if not written:
         fix = f"go on with it: tunesmith run {quote(named(run.folder))}"
         raise UserError(named(run.folder), "has no model yet", fix)
-    return {entry["kind"]: run.folder / entry["folder"] for entry in written}
+    found: dict[str, dict[str, Path]] = {}
+    for entry in written:
+        found.setdefault(entry.get("part", ""), {})[entry["kind"]] = run.folder / entry["folder"]
+    return found
 
 
-def open_predictor(place: Path, *, base: str | None = None) -> Predictor:
-    """The model of a run, or of an exported folder, ready to answer.
+def open_predictor(place: Path, *, base: str | None = None) -> Predictor | Predictors:
+    """The model of a run, or of an exported folder, ready to answer; of a run of several tasks, all of theirs.
 
     base: the folder or hub id of an adapter's base model, where it is not the run's own, built in, or cached.
     """
     if (place / NOTE).is_file():
         return _opened(place, None if base is None else ModelOptions(name=base), Path())
-    run = Run.open(place)
-    found = artifacts(run)
+    run, name = Run.open(place), place.resolve().name
+    parts = {part: _of_run(run, found, base) for part, found in artifacts(run).items()}
+    if "" in parts:
+        return replace(parts[""], name=name)
+    task = run.recipe().task
+    learned = {part: predictor.task for part, predictor in parts.items()}
+    return Predictors(name, task.model_copy(update={"tasks": learned}), parts)  # type: ignore[attr-defined]
+
+
+def _of_run(run: Run, found: Mapping[str, Path], base: str | None) -> Predictor:
     folder = found.get("safetensors") or next(iter(found.values()))
-    own = base is None
-    predictor = _opened(
-        folder, run.recipe().model if own else ModelOptions(name=str(base)), run.folder if own else Path()
-    )
-    return replace(predictor, name=run.folder.resolve().name)
+    if base is not None:
+        return _opened(folder, ModelOptions(name=base), Path())
+    return _opened(folder, run.recipe().model, run.folder)
 
 
 def _opened(folder: Path, model: ModelOptions | None, start: Path) -> Predictor:
@@ -91,7 +103,7 @@ def _opened(folder: Path, model: ModelOptions | None, start: Path) -> Predictor:
     return Predictor.open(folder, read_task=read_task, find_base=find_base)
 
 
-def ask(predictor: Predictor, rows: Sequence[Row], *, first: int = 1) -> list[Answer]:
+def ask(predictor: Predictor | Predictors, rows: Sequence[Row], *, first: int = 1) -> list[Answer]:
     """An answer for each row, in order. first: the number of the first row in messages."""
     plain = [_by_column(row, predictor.task, first + place) for place, row in enumerate(rows)]
     for place, row in enumerate(plain):
@@ -121,21 +133,29 @@ def evaluate(run: Run, data: Path) -> dict[str, Any]:
     """
     predictor, recipe = open_predictor(run.folder), run.recipe()
     records, left_out = records_of(predictor.task, data, lenient=recipe.data.on_bad_row == "skip")
-    outputs = _beside_base(run, predictor, records) if predictor.task.compares else predictor.outputs(records)
-    predictions = predictor.task.predictions(outputs, records)
     options = recipe.evaluate
     train = _training_rows(recipe, run)
     if not train:
         options = options.model_copy(update={"baselines": False})
-    return judge(
-        predictions,
-        predictor.task,
-        splits={"train": train, "test": records},
-        split="test",
-        options=options,
-        seed=recipe.seed,
-        remarks=[*_remarks(records, train), *([f"{left_out} bad rows were left out"] if left_out else [])],
-    )
+    remarks = [*_remarks(records, train), *([f"{left_out} bad rows were left out"] if left_out else [])]
+    found = {}
+    for name, part in (predictor.parts if isinstance(predictor, Predictors) else {"": predictor}).items():
+        known, rows = (predictor.task.of_part(name, of) for of in (train, records))
+        if rows:
+            found[name] = judge(
+                part.task.predictions(_outputs(run, part, rows), rows),
+                part.task,
+                splits={"train": known, "test": rows},
+                split="test",
+                options=options,
+                seed=recipe.seed,
+                remarks=remarks,
+            )
+    return found[""] if "" in found else together(found, predictor.task, len(records))
+
+
+def _outputs(run: Run, predictor: Predictor, records: Sequence[Record]) -> Outputs:
+    return _beside_base(run, predictor, records) if predictor.task.compares else predictor.outputs(records)
 
 
 def _beside_base(run: Run, predictor: Predictor, records: Sequence[Record]) -> Outputs:
@@ -202,17 +222,25 @@ def export(run: Run, kind: str, *, out: Path | None = None) -> Artifact:
     """
     if kind not in EXPORTERS:
         raise UserError(f"--format {shown(kind)}", "is not known", nearest(kind, EXPORTERS))
-    found = artifacts(run)
+    parts = artifacts(run)
     target = out or run.folder / "exports" / kind
     if target.exists():
         raise UserError(named(target), "is there already", "name another folder with --out")
-    if kind not in found and kind != "safetensors":
+    if kind != "safetensors" and any(kind not in found for found in parts.values()):
         raise UserError(named(run.folder), "has no adapter: all weights were trained", "use --format safetensors")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return _copied(run, kind, found[kind], target) if kind in found else _merged(run, target)
+    made = []
+    for name, found in parts.items():
+        place = target / name if name else target
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made.append(_copied(run, name, kind, found[kind], place) if kind in found else _merged(run, name, found, place))
+    if len(made) == 1:
+        return made[0]
+    return Artifact(
+        kind, target, sum(one.bytes for one in made), {name: one.parity for name, one in zip(parts, made, strict=True)}
+    )
 
 
-def _copied(run: Run, kind: str, source: Path, target: Path) -> Artifact:
+def _copied(run: Run, part: str, kind: str, source: Path, target: Path) -> Artifact:
     commit.verify(source)
 
     def copy(folder: Path) -> None:
@@ -221,17 +249,18 @@ def _copied(run: Run, kind: str, source: Path, target: Path) -> Artifact:
                 shutil.copyfile(file, folder / file.name)
 
     manifest = commit.commit_folder(target, copy, facts={"kind": kind})
-    parity = next(entry["parity"] for entry in run.read_json("deploy.json") if entry["kind"] == kind)
+    written = run.read_json("deploy.json")
+    parity = next(e["parity"] for e in written if e["kind"] == kind and e.get("part", "") == part)
     return Artifact(kind, target, sum(int(entry["size"]) for entry in manifest.files.values()), parity)
 
 
-def _merged(run: Run, target: Path) -> Artifact:
-    recipe, predictor = run.recipe(), open_predictor(run.folder)
+def _merged(run: Run, part: str, found: Mapping[str, Path], target: Path) -> Artifact:
+    recipe, predictor = run.recipe(), _of_run(run, found, None)
     foundation, task = open_foundation(recipe.model, run.folder), predictor.task
     fit_tokenizer(foundation, task.auto_class(foundation.family))
     corpus = _corpus(recipe, run)
     split = next(name for name in ("test", "validation", "train") if corpus.splits.get(name))
-    records = list(corpus.splits[split][:GOLDEN_ROWS])
+    records = corpus.task.of_part(part, corpus.splits[split])[:GOLDEN_ROWS]
     padding = padding_for(task.columns(), foundation.tokenizer.pad_token_id)
     data = encoded(task.encode(records, foundation.codec, predictor.max_tokens))
     parcel = Parcel(

@@ -203,12 +203,15 @@ class _Desk:
             "loss": loss,
             "metrics": metrics,
             "best": better,
+            **({"losses": passed.losses} if course.task.parts else {}),
         }
         self.write(event)
         if self.main:
             for tracker in self.trackers:
                 tracker.write(step.step, values(event))
             shown = "not defined" if watched is None else f"{watched:.4f}"
+            if course.task.parts:
+                shown += "".join(f", {name} {value:.4f}" for name, value in passed.losses.items())
             lost = "not defined" if loss is None else f"{loss:.4f}"
             self.teller.say(
                 f"step {step.step}: validation loss {lost}, {session.metric} {shown}{' (best)' if better else ''}"

@@ -33,9 +33,16 @@ def answer_text(value: Any, scores: Mapping[str, float], top: int) -> str:
         return _listed(value, scores)
     if isinstance(value, Mapping) and isinstance(value.get("text"), str):
         return f"{value['text'] or 'no answer'} {_score(value['probability'])}"
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and all(isinstance(number, float | int) for number in value.values()):
         return ", ".join(f"{name} {number:.4g}" for name, number in value.items())
+    if isinstance(value, Mapping):  # of several tasks
+        return "; ".join(f"{name}: {answer_text(part, _of(name, scores), top)}" for name, part in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _of(name: str, scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores that one of several tasks gave."""
+    return {key.removeprefix(f"{name}/"): score for key, score in scores.items() if key.startswith(f"{name}/")}
 
 
 def _listed(value: Sequence[Any], scores: Mapping[str, float]) -> str:

@@ -1,5 +1,6 @@
 """Standard artefacts, written whole or not at all, and only when a fresh process gets the same answers from them."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,7 @@ def _furnish(parcel: Parcel) -> None:
 
 def write_full(parcel: Parcel, folder: Path) -> None:
     """A full model as `save_pretrained` writes it; adapters are merged into it."""
-    merged = parcel.method.merge(parcel.model)
+    merged = parcel.method.merge(copy.deepcopy(parcel.model) if parcel.shares else parcel.model)
     _refuse_broken(merged)
     with quiet():
         merged.save_pretrained(folder)

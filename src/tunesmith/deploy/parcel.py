@@ -27,6 +27,7 @@ class Parcel:
     """A tuned model whose outputs are in the user's units, with all that must travel along.
 
     task_spec: the task's kind and options, as a recipe writes them. facts: what the model card tells of the run.
+    shares: whether other models hold the same weights, so that they must not be changed.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class Parcel:
     max_tokens: int
     golden: Golden
     facts: Mapping[str, Any]
+    shares: bool = False
 
     @property
     def auto_class(self) -> str:

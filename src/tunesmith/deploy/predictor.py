@@ -61,13 +61,10 @@ class Predictor:
 
     def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """An answer for each row, in order. Raises UserError that names the row which cannot be read."""
-        records = []
-        for place, row in enumerate(rows):
-            try:
-                inputs, _ = self.task.read(row, with_target=False)
-            except BadRow as error:
-                raise UserError(f"input {place + 1}", str(error), "mend or leave out this row") from error
-            records.append(Record(place, "input", place + 1, inputs, None))
+        return self.answers(asked(self.task, rows))
+
+    def answers(self, records: Sequence[Record]) -> list[Answer]:
+        """An answer for each record, in order."""
         if not records:
             return []
         outputs = self.outputs(records)
@@ -93,6 +90,46 @@ class Predictor:
             padding = padding_for(self.task.columns(), self.codec.tokenizer.pad_token_id)
             outputs = all_outputs(self.model, self.task, data, padding, run).outputs
         return with_replies(self.model, self.task, outputs, records, Speaker(self.codec, self.max_tokens, run))
+
+
+@dataclass(frozen=True)
+class Predictors:
+    """The models of several tasks, each of which answers the rows that are for it. name: the run's folder."""
+
+    name: str
+    task: Task
+    parts: Mapping[str, Predictor]
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest row in tokens that all of them read whole."""
+        return min(predictor.max_tokens for predictor in self.parts.values())
+
+    def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """For each row the answers by task. Raises UserError that names the row which cannot be read."""
+        records = asked(self.task, rows)
+        values: list[dict[str, Any]] = [{} for _ in records]
+        scores: list[dict[str, float]] = [{} for _ in records]
+        cut = [0] * len(records)
+        for name, predictor in self.parts.items():
+            own = self.task.of_part(name, records)
+            for record, answer in zip(own, predictor.answers(own), strict=True):
+                values[record.row][name] = answer.value
+                scores[record.row] |= {f"{name}/{label}": score for label, score in answer.scores.items()}
+                cut[record.row] = max(cut[record.row], answer.cut)
+        return [Answer(*found) for found in zip(values, scores, cut, strict=True)]
+
+
+def asked(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """The rows as the task reads them without their answers. Raises UserError that names the first bad one."""
+    records = []
+    for place, row in enumerate(rows):
+        try:
+            inputs, _ = task.read(row, with_target=False)
+        except BadRow as error:
+            raise UserError(f"input {place + 1}", str(error), "mend or leave out this row") from error
+        records.append(Record(place, "input", place + 1, inputs, None))
+    return records
 
 
 def _full(folder: Path, note: Mapping[str, Any]) -> nn.Module:

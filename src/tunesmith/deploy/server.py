@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tunesmith.contracts import Task
-from tunesmith.deploy.predictor import Predictor
+from tunesmith.deploy.predictor import Predictor, Predictors
 from tunesmith.errors import BadRow, MissingExtra, UserError
 
 try:
@@ -118,7 +118,14 @@ def probe(task: Task) -> dict[str, Any] | None:
     return None
 
 
-def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
+def _labels(task: Task) -> Any:
+    """The names of a model's outputs; of several tasks, of each."""
+    if task.parts:
+        return {name: _labels(part) for name, part in task.parts.items()}
+    return list(task.head().get("id2label", {}).values())
+
+
+def create_app(predictor: Predictor | Predictors, *, key: str | None = None) -> FastAPI:
     """The application. key: what callers must send as `Authorization: Bearer KEY`."""
     engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
     state = {"ready": False, "waiting": 0}
@@ -161,7 +168,7 @@ def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
         return {
             "model": predictor.name,
             "columns": list(predictor.task.inputs),
-            "outputs": list(predictor.task.head().get("id2label", {}).values()),
+            "outputs": _labels(predictor.task),
             "max_tokens": predictor.max_tokens,
         }
 
@@ -186,7 +193,11 @@ def create_app(predictor: Predictor, *, key: str | None = None) -> FastAPI:
 
 
 def serve(
-    predictor: Predictor, *, host: str = "127.0.0.1", port: int = 8000, tell: Callable[[str], None] | None = None
+    predictor: Predictor | Predictors,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    tell: Callable[[str], None] | None = None,
 ) -> None:
     """Answers on host and port until a signal comes; requests that were accepted are finished first.
 

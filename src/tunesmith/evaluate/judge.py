@@ -70,6 +70,29 @@ def judge(
     return {**found, "verdict": "; ".join([verdict(found), *remarks])}
 
 
+def together(parts: Mapping[str, Mapping[str, Any]], task: Task, rows: int) -> dict[str, Any]:
+    """What `evaluation.json` holds of a task of several parts: every part's own, and all their metrics by PART/METRIC.
+
+    The main metric is one part's; there is no one number for tasks that measure different things. rows: judged in all.
+    """
+    wanted = task.metrics[0].partition("/")[0]
+    name = wanted if wanted in parts else next(iter(parts))
+    first = parts[name]
+    return {
+        "split": first["split"],
+        "rows": rows,
+        "main": f"{name}/{first['main']}",
+        "level": first["level"],
+        "higher_is_better": first["higher_is_better"],
+        "metrics": {f"{part}/{key}": value for part, one in parts.items() for key, value in one["metrics"].items()},
+        "baselines": [],
+        "better_baseline": None,
+        "detectable": None,
+        "parts": dict(parts),
+        "verdict": ". ".join(f"{part}: {one['verdict']}" for part, one in parts.items()),
+    }
+
+
 def baselines(
     predictions: Predictions,
     task: Task,

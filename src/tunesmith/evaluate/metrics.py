@@ -76,8 +76,22 @@ def mean_of(
     )
 
 
+def find(name: str) -> Metric:
+    """The metric of this name; PART/NAME is the metric NAME of that part of a task's predictions."""
+    part, divides, inner = name.partition("/")
+    if not divides:
+        found: Metric = METRICS.load(name)
+        return found
+    own: Metric = METRICS.load(inner)
+
+    def compute(predictions: Predictions) -> float:
+        return own(predictions.parts[part]) if part in predictions.parts else math.nan
+
+    return Metric(f"{part}/{own.name}", compute, own.higher_is_better)
+
+
 def measure(predictions: Predictions, names: Sequence[str]) -> dict[str, float | None]:
     """The value of each named metric, by the metric's own name; None where these predictions do not define it."""
-    metrics: list[Metric] = [METRICS.load(name) for name in names]
+    metrics: list[Metric] = [find(name) for name in names]
     values = {metric.name: metric(predictions) for metric in metrics}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -3,12 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tunesmith.catalog import Catalog
-from tunesmith.contracts import Corpus, Finding, PredictionKind, Record, Task
+from tunesmith.contracts import Corpus, Finding, PredictionKind, Record, Task, parts_of
 from tunesmith.errors import BadRow, shown
 from tunesmith.prepare.split import text_key
 
@@ -35,7 +36,14 @@ BROKEN = re.compile("[\ufffd\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 
 def audit(corpus: Corpus) -> tuple[Finding, ...]:
     """Everything that the checks find."""
-    return tuple(finding for name in CHECKS for finding in CHECKS.load(name)(corpus.splits, corpus.task))
+    found: list[Finding] = []
+    for part, task in parts_of(corpus.task).items():
+        own = {name: corpus.task.of_part(part, rows) for name, rows in corpus.splits.items()}
+        splits = {name: rows for name, rows in own.items() if rows}
+        for name in CHECKS:
+            said = CHECKS.load(name)(splits, task)
+            found += [replace(one, message=f"{part}: {one.message}") if part else one for one in said]
+    return tuple(found)
 
 
 def picture(corpus: Corpus) -> dict[str, dict[str, Any]]:
@@ -54,7 +62,7 @@ def _spread(records: Sequence[Record], kind: PredictionKind) -> dict[str, Any]:
         values = np.array([record.target for record in records])
         facts = {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
         return {"balance": None, "targets": facts}
-    if kind in ("texts", "scores"):
+    if kind in ("texts", "scores", "parts"):
         return {"balance": None, "targets": None}
     counts = Counter(label for record in records for label in _labels(record.target, kind))
     return {"balance": dict(counts.most_common()), "targets": None}

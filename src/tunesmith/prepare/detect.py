@@ -45,6 +45,10 @@ def detect(path: Path, kind: str | None = None) -> Detection:
     Raises UserError when there is no text, or nothing to learn, unless a task of another kind is wanted: what that one
     needs is not known here.
     """
+    if kind == "multi_task":
+        raise UserError(
+            "--task multi_task", "is several tasks, which columns do not name", "see docs/recipe.md for how"
+        )
     rows, bad = _rows(path)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = [

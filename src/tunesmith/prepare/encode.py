@@ -137,9 +137,15 @@ def lengths(splits: Mapping[str, Encoded]) -> dict[str, dict[str, Any]]:
             "cut_rows": len({row for row, cut in zip(rows.rows.tolist(), rows.cut.tolist(), strict=True) if cut}),
             "cut_tokens": int(rows.cut.sum()),
             **_graded(rows),
-            **({"widened": int(rows.columns[WIDENED].values.sum())} if WIDENED in rows.columns else {}),
+            **_widened(rows),
         }
     return found
+
+
+def _widened(rows: Encoded) -> dict[str, int]:
+    """How many spans are learned longer than they are, where rows have spans; of any part of a task."""
+    counted = [rows.columns[name].values.sum() for name in rows.columns if name.rpartition(".")[2] == WIDENED]
+    return {WIDENED: int(sum(counted))} if counted else {}
 
 
 def _graded(rows: Encoded) -> dict[str, Any]:

@@ -79,16 +79,35 @@ def _facts(folder: Path) -> dict[str, Any]:
         "cost": _json(folder, "cost.json"),
         "deploy": _json(folder, "deploy.json"),
         "curves": curves(journal, main),
+        "results": _results(evaluation, predictions, yaml.safe_load(recipe)["task"] if recipe else {}),
         "end": ends[-1] if ends else None,
         "lengths": _lengths(audit),
-        "ranges": _ranges(evaluation),
-        "confusion": _heat(evaluation),
-        "fits": _fits(predictions, recipe),
-        "texts": texts(predictions),
-        "worst": worst(predictions),
         "not_measured": NOT_MEASURED,
         "long_text": LONG_TEXT,
     }
+
+
+def _results(
+    evaluation: Mapping[str, Any] | None, predictions: Sequence[Mapping[str, Any]], task: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What was measured, and rows to look at; of several tasks, of each under its name."""
+    parts = (evaluation or {}).get("parts") or {"": evaluation}
+    found = []
+    for name, judged in parts.items():
+        rows = [row for row in predictions if row.get("part", "") == name]
+        own = task.get("tasks", {}).get(name, {}) if name else task
+        found.append(
+            {
+                "title": f"{name}: " if name else "",
+                "evaluation": judged,
+                "ranges": _ranges(judged),
+                "confusion": _heat(judged),
+                "fits": _fits(rows, own),
+                "texts": texts(rows),
+                "worst": worst(rows),
+            }
+        )
+    return found
 
 
 def _json(folder: Path, name: str) -> Any:
@@ -153,12 +172,12 @@ def _heat(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _fits(predictions: Sequence[Mapping[str, Any]], recipe: str | None) -> list[Markup]:
+def _fits(predictions: Sequence[Mapping[str, Any]], task: Mapping[str, Any]) -> list[Markup]:
     """For numbers: answers over gold of each target, and how the errors are spread."""
     rows = [row for row in predictions if row.get("error") is not None]
-    if not rows or recipe is None:
+    if not rows or not task:
         return []
-    target = yaml.safe_load(recipe)["task"].get("target", "score")
+    target = task.get("target", "score")
     names = [target] if isinstance(target, str) else list(target)
     plots = []
     errors: list[float] = []

@@ -5,6 +5,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -73,6 +74,10 @@ def curves(journal: Sequence[Mapping[str, Any]], main: str | None) -> dict[str, 
     found = {}
     if steps:
         found["Loss"] = draw(lambda axes: _loss(axes, steps, judged, best))
+    for name in judged[-1].get("losses", {}) if judged else ():
+        own = [{**event, "loss": event["losses"][name]} for event in steps if name in event.get("losses", {})]
+        seen = [{**event, "loss": event["losses"][name]} for event in judged if name in event.get("losses", {})]
+        found[f"Loss of {name}"] = draw(partial(_loss, steps=own, judged=seen, best=best))
     values = [
         (event["step"], event["metrics"][main]) for event in judged if main and event["metrics"].get(main) is not None
     ]

@@ -26,6 +26,8 @@ def row_view(task: Task, record: Record, codec: Codec, max_tokens: int) -> dict[
     the `start` or `end` of an answer, and which token it `was` before it was hidden. What is drawn anew each time is
     drawn once. `learned`: how many tokens are learned. `refused`: why the row is not learned from, else empty.
     """
+    if task.parts:
+        return _together(task, record, codec, max_tokens)
     examples = task.encode([record], codec, max_tokens)
     refused = next((example.refused for example in examples if example.refused), "")
     sequences: list[dict[str, Any]] = []
@@ -47,6 +49,29 @@ def row_view(task: Task, record: Record, codec: Codec, max_tokens: int) -> dict[
         "weight": _weight(sequences),
         "cut": _cut(data),
         "refused": refused,
+    }
+
+
+def _together(task: Task, record: Record, codec: Codec, max_tokens: int) -> dict[str, Any]:
+    """A row as each of its tasks has it."""
+    views = {
+        name: row_view(part, own, codec, max_tokens)
+        for name, part in task.parts.items()
+        for own in task.of_part(name, [record])
+    }
+    sequences = [
+        {**sequence, "part": ", ".join(filter(None, (name, sequence["part"])))}
+        for name, view in views.items()
+        for sequence in view["sequences"]
+    ]
+    return {
+        "inputs": {f"{name}.{key}": text for name, view in views.items() for key, text in view["inputs"].items()},
+        "target": record.target,
+        "sequences": sequences,
+        "learned": sum(view["learned"] for view in views.values()),
+        "weight": _weight(sequences),
+        "cut": sum(view["cut"] for view in views.values()),
+        "refused": "; ".join(f"{name}: {view['refused']}" for name, view in views.items() if view["refused"]),
     }
 
 

@@ -9,6 +9,7 @@ TASKS = Catalog(
     code="tunesmith.tasks.code:Code",
     generation="tunesmith.tasks.generation:Generation",
     language="tunesmith.tasks.language:Language",
+    multi_task="tunesmith.tasks.multi_task:MultiTask",
     multiple_choice="tunesmith.tasks.multiple_choice:MultipleChoice",
     ner="tunesmith.tasks.ner:NER",
     preference="tunesmith.tasks.preference:Preference",

@@ -21,6 +21,16 @@ class TaskOptions(Options):
     settles: ClassVar[bool] = False
     compares: ClassVar[bool] = False
 
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        return {}
+
+    def draws(self, rows: Mapping[str, int]) -> Mapping[str, float] | None:
+        return None
+
+    def of_part(self, name: str, records: Sequence[Record]) -> list[Record]:
+        return list(records)
+
     def learn(self, records: Sequence[Record]) -> Self:
         return self
 

@@ -16,7 +16,8 @@ class Journal:
         self._file = path.open("ab")
 
     def step(self, step: Step) -> None:
-        self.write({"event": "step", **asdict(step)})
+        told = asdict(step)
+        self.write({"event": "step", **{key: value for key, value in told.items() if value != {}}})
 
     def write(self, event: dict[str, Any]) -> None:
         self._file.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")

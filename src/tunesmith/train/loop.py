@@ -1,17 +1,18 @@
 """The training loop: a generator that moves the weights once and says what happened."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tunesmith.batch import Batch, Encoded, Padding
-from tunesmith.contracts import Step, Task
+from tunesmith.contracts import Step, Task, parts_of
 from tunesmith.errors import TrainingStopped
 from tunesmith.forward import autocast, batch_of, forward
 from tunesmith.seeds import mix
@@ -60,8 +61,12 @@ class Course:
             return [Batch(row.inputs, row.targets, (), 0).to(self.world.device)]
         cost = STEP_COST_TOKENS[self.world.device.type]
         most = self.plan.options.micro_tokens
+        lengths, parts = self.data.lengths, self.data.part_of
         packed = self.padding.pack is not None
-        groups = runs(mine, self.data.lengths, most) if packed else micro_batches(mine, self.data.lengths, most, cost)
+        groups = []
+        for part in np.unique(parts[mine]):
+            rows = mine[parts[mine] == part]
+            groups += runs(rows, lengths, most) if packed else micro_batches(rows, lengths, most, cost)
         seed = mix(self.plan.seed, step + 1)
         return [
             batch_of(self.task, self.data, group.tolist(), self.padding, seed).to(self.world.device) for group in groups
@@ -72,7 +77,8 @@ def steps(state: State, course: Course) -> Iterator[Step]:
     """One Step for each update from `state.step` to the end of the plan; `state` is always between two updates.
 
     The loss is summed over supervised targets and divided by their number in the whole optimiser batch, over all
-    processes, so that how the batch is cut changes nothing. Every step draws its random numbers from the seed and
+    processes, so that how the batch is cut changes nothing; of a task with parts, each part's so by itself, and the
+    means count by the rows that they are of. Every step draws its random numbers from the seed and
     its own number. Raises TrainingStopped, with the weights of the last good step, when a loss or a gradient is
     not finite.
     """
@@ -97,19 +103,23 @@ def _update(state: State, model: nn.Module, course: Course) -> Step | None:
     """The next update, or None when float16 gradients overflowed and nothing was changed but the loss scale."""
     plan, world = course.plan, course.world
     batches = course.batches(state.step)
-    own_targets = sum(course.task.count(batch) for batch in batches if batch.rows)
-    targets, rows, tokens, padded = world.total(
-        own_targets,
-        sum(len(batch.rows) for batch in batches),
+    names = list(parts_of(course.task))
+    tokens, padded, *counted = world.total(
         sum(batch.tokens for batch in batches),
         sum(batch.inputs["input_ids"].numel() for batch in batches if batch.rows),
+        *(sum(course.task.count(batch) for batch in batches if batch.rows and batch.part == name) for name in names),
+        *(sum(len(batch.rows) for batch in batches if batch.part == name) for name in names),
     )
+    targets = dict(zip(names, counted[: len(names)], strict=True))
+    rows = dict(zip(names, counted[len(names) :], strict=True))
+    scale = {name: rows[name] / sum(rows.values()) / targets[name] for name in names if targets[name]}
     rate = plan.rate(state.step)
     for group in state.optimiser.param_groups:
         group["lr"] = rate * group["factor"]
     torch.manual_seed(mix(plan.seed, state.step, world.rank))
     state.model.train()
-    (loss,) = world.total(_backward(state, model, course, batches, targets))
+    parts = world.total(*_backward(state, model, course, batches, scale))
+    loss = math.fsum(parts)
     if not math.isfinite(loss):
         _refuse(state, course, batches, f"loss is {loss}")
     if state.scaler is not None:
@@ -133,23 +143,31 @@ def _update(state: State, model: nn.Module, course: Course) -> Step | None:
     state.optimiser.zero_grad(set_to_none=True)
     state.step += 1
     epoch = state.step / plan.steps_per_epoch
-    return Step(state.step, epoch, loss, rate, norm, int(rows), targets, int(tokens), int(padded))
+    own = [value * sum(rows.values()) / max(1, rows[name]) for name, value in zip(names, parts, strict=True)]
+    losses = {name: value for name, value in zip(names, own, strict=True) if name and rows[name]}
+    count, supervised = int(sum(rows.values())), sum(targets.values())
+    return Step(state.step, epoch, loss, rate, norm, count, supervised, int(tokens), int(padded), losses)
 
 
-def _backward(state: State, model: nn.Module, course: Course, batches: Sequence[Batch], targets: float) -> float:
-    """Adds the gradients of this process's batches; its part of the mean loss."""
-    world, loss = course.world, 0.0
+def _backward(
+    state: State, model: nn.Module, course: Course, batches: Sequence[Batch], scale: Mapping[str, float]
+) -> list[float]:
+    """Adds the gradients of this process's batches; its share of the mean loss, of each part of the task by itself.
+
+    scale: what a part's summed loss is multiplied by: its share of the rows, over its supervised targets.
+    """
+    world, loss = course.world, dict.fromkeys(parts_of(course.task), 0.0)
     for place, batch in enumerate(batches):
         last = place == len(batches) - 1
         with _unsynchronised(model, last):
             with autocast(course.plan.precision, world.device):
                 outputs = forward(model, course.task, batch)
-                part = course.task.loss(outputs, batch) / targets
+                part = course.task.loss(outputs, batch) * scale.get(batch.part, 0.0)
             part = part if batch.rows else part * 0.0
-            loss += float(part.detach())
+            loss[batch.part] += float(part.detach())
             part = part * world.size  # gradients are averaged over processes, and a sum is wanted
             torch.autograd.backward(part if state.scaler is None else state.scaler.scale(part))
-    return loss
+    return list(loss.values())
 
 
 def _unsynchronised(model: nn.Module, last: bool) -> AbstractContextManager[None]:

@@ -10,8 +10,8 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 
 from tunesmith.catalog import Catalog
 from tunesmith.errors import UserError, shown
+from tunesmith.errors import kind as kind_of
 from tunesmith.options import Options
-from tunesmith.recipe_yaml import kind as kind_of
 
 
 @dataclass(frozen=True)

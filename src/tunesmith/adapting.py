@@ -1,0 +1,77 @@
+"""A foundation with the head, or the heads, that a task asks for, set to be tuned by a method."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from tunesmith.contracts import Adapted, Foundation, Method, Task, parts_of
+from tunesmith.errors import UserError
+from tunesmith.select.foundation import fit_tokenizer, supported
+from tunesmith.select.load import load_model
+from tunesmith.several import Several
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is set of a model besides its task and its method. dropout: None leaves the model's own."""
+
+    seed: int
+    dropout: float | None = None
+    gradient_checkpointing: bool = False
+
+
+def require_heads(foundation: Foundation, task: Task) -> None:
+    """Refuses a model without a head for the task, or for a part of it; the tokenizer then gives what all of them take.
+
+    Raises UserError.
+    """
+    family, parts = foundation.family, parts_of(task)
+    for name, part in parts.items():
+        if family not in part.families:
+            where = f"task.tasks.{name}" if name else "task"
+            raise UserError(where, f"cannot use {family} models such as {foundation.card.name}", "choose another model")
+        supported(foundation, part.auto_class(family))
+    for part in parts.values():
+        fit_tokenizer(foundation, part.auto_class(family))
+
+
+def adapted_model(foundation: Foundation, task: Task, method: Method, setting: Setting) -> Adapted:
+    """The model ready to be tuned. Of a task with parts it is `Several` models that share what is pre-trained."""
+    if not task.parts:
+        return _one(foundation, task, method, setting)
+    made = {name: _one(foundation, part, method, setting) for name, part in task.parts.items()}
+    model = Several({name: one.model for name, one in made.items()}, {name: one.head for name, one in made.items()})
+    trainable = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    head = tuple(dict.fromkeys(part for one in made.values() for part in one.head))
+    notes = dict.fromkeys(note for one in made.values() for note in one.notes)
+    return Adapted(model, trainable, head, tuple(notes))
+
+
+def _one(foundation: Foundation, task: Task, method: Method, setting: Setting) -> Adapted:
+    head = task.auto_class(foundation.family)
+    loaded = load_model(foundation, head, task.head(), seed=setting.seed, dropout=setting.dropout)
+    if setting.gradient_checkpointing:
+        loaded.model.activation_checkpointing_enable()
+        loaded.model.enable_input_require_grads()  # type: ignore[no-untyped-call]
+    adapted = method.adapt(loaded.model, foundation.family, loaded.head, setting.seed)
+    return Adapted(adapted.model, adapted.trainable, adapted.head, (*loaded.notes, *adapted.notes))
+
+
+def merged(model: nn.Module, method: Method) -> nn.Module:
+    """A plain model, or several, without the method's additions. The input is used up."""
+    if not isinstance(model, Several):
+        return method.merge(model)
+    plain = {name: method.merge(copy.deepcopy(model[name])) for name in model.names}  # or the shared would change twice
+    return Several(plain, {name: _all(one) for name, one in plain.items()})
+
+
+def _all(model: nn.Module) -> tuple[str, ...]:
+    """Every module by name, so that nothing is taken for what another model has."""
+    return tuple(name for name, _ in model.named_modules() if name)
+
+
+def alone(model: nn.Module) -> Mapping[str, nn.Module]:
+    """The models by the name of their part; one that stands by itself has none."""
+    return {name: model[name] for name in model.names} if isinstance(model, Several) else {"": model}

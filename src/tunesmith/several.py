@@ -1,0 +1,69 @@
+"""Several models with a head each over one backbone: every weight that they have in common exists once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+WRAPPED = "base_model.model."
+"""What PEFT puts before the names of a model's parameters."""
+
+
+class Several(nn.Module):
+    """Models by name that share what is pre-trained; each call says which of them answers."""
+
+    def __init__(self, models: Mapping[str, nn.Module], heads: Mapping[str, Sequence[str]]) -> None:
+        """heads: of each model the names of the modules that its task added, which stay its own.
+
+        The models are changed: from now on one's pre-trained weights are the others'.
+        """
+        super().__init__()
+        self.names = tuple(models)
+        known: dict[str, nn.Parameter] = {}
+        for name, model in models.items():
+            _share(model, heads[name], known)
+            self.add_module(_key(name), model)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self.get_submodule(_key(name))
+
+    def forward(self, part: str, **inputs: Any) -> Any:
+        """What the model called `part` gives for these inputs."""
+        return self[part](**inputs)
+
+
+def _key(name: str) -> str:
+    return f"for_{name}"
+
+
+def _share(model: nn.Module, head: Sequence[str], known: dict[str, nn.Parameter]) -> None:
+    """Puts known parameters in the place of this model's, and adds those that are new.
+
+    Parameters are the same where their names are, without the name of the backbone in its class, and their shapes.
+    One that the model itself uses in two places (embeddings that are also the output layer) stays one.
+    """
+    prefix = _backbone(model)
+    places = [
+        (module, key, parameter, f"{path}.{key}".removeprefix(WRAPPED).removeprefix(prefix))
+        for path, module in model.named_modules()
+        for key, parameter in module._parameters.items()
+        if parameter is not None
+    ]
+    swapped: dict[int, nn.Parameter] = {}
+    for _, _, parameter, name in places:
+        if any(f".{part}." in f".{name}" for part in head):
+            continue
+        other = known.setdefault(name, parameter)
+        if other is not parameter and other.shape == parameter.shape:
+            swapped.setdefault(id(parameter), other)
+    for module, key, parameter, _ in places:
+        if id(parameter) in swapped:
+            module._parameters[key] = swapped[id(parameter)]
+
+
+def _backbone(model: nn.Module) -> str:
+    """The beginning of the names of the pre-trained part's parameters, `bert.` say."""
+    unwrap: Any = getattr(model, "get_base_model", None)
+    inner: Any = unwrap() if unwrap is not None else model
+    prefix = str(inner.base_model_prefix)
+    return f"{prefix}." if prefix in dict(inner.named_children()) else ""
