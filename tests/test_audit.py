@@ -266,7 +266,7 @@ def told(kind: str, more: Sequence[Mapping[str, Any]] = (), **options: Any) -> d
 
 
 def test_every_other_task_has_rows_here() -> None:
-    assert {*ROWS, "classification", "regression", "multi_task"} == set(TASKS)
+    assert {*ROWS, "classification", "regression", "multi_task", "prompted"} == set(TASKS)
 
 
 @pytest.mark.parametrize("kind", ROWS)

@@ -24,6 +24,8 @@ NUMBERS = ("data.train=numbers.jsonl", "task={kind: regression, text: said, targ
 LORA = "method={kind: lora, rank: 4}"
 FEW = ("train.max_steps=2", "evaluate.baselines=false")
 FAST = ("train.learning_rate=0.01", "train.precision=float32", "evaluate.baselines=false")
+TWO_TEXTS = "task.template='{text} {text_b} {label}'"
+WORDED = ("task={kind: prompted}", *FEW)
 SEVERAL = (
     "data.train=[rows.jsonl, numbers.jsonl]",
     "data.on_bad_row=skip",
@@ -150,6 +152,16 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.regression.criterion": (NUMBERS, "huber", losses),
     "task.regression.means": (NUMBERS, "[50]", losses),
     "task.regression.scales": (NUMBERS, "[50]", losses),
+    "task.prompted.text": (WORDED, "other", losses),
+    "task.prompted.text_b": ((*WORDED, TWO_TEXTS, "task.text_b=other"), "mood", losses),
+    "task.prompted.label": (WORDED, "mood", losses),
+    "task.prompted.labels": (WORDED, "[late, broken, praise, more]", losses),
+    "task.prompted.template": (WORDED, "'{label}: {text}'", losses),
+    "task.prompted.words": (WORDED, "{late: now, broken: again, praise: thank}", losses),
+    "task.prompted.shots": (WORDED, "1", losses),
+    "task.prompted.demonstrations": (WORDED, "[[my kettle, late]]", losses),
+    "task.prompted.normalise": ((*WORDED, "task.words={late: late now, broken: so, praise: kind}"), "none", losses),
+    "task.prompted.metric": (WORDED, "macro_f1", main),
     "task.multi_task.tasks": (SEVERAL, TWO, of("parameters.json", "total")),
     "task.multi_task.column": (SEVERAL, "serves", ways),
     "task.multi_task.temperature": (SEVERAL, "0", losses),

@@ -28,6 +28,11 @@ KINDS = [
     ("llama", "multiple_choice", "full", {}),
     ("llama", "multiple_choice", "full", {"specimen": 1}),
     ("roberta", "language", "full", {}),
+    ("bert", "prompted", "full", {}),
+    ("gpt2", "prompted", "lora", {}),
+    ("llama", "prompted", "full", {"specimen": 1}),
+    ("t5", "prompted", "full", {"specimen": 1}),
+    ("bart", "prompted", "full", {}),
     ("gpt2", "language", "lora", {}),
     ("bart", "language", "full", {}),
     ("gpt2", "preference", "lora", {}),
@@ -81,6 +86,13 @@ def test_a_text_is_the_one_that_tunesmith_writes(tmp_path: Path, case: Any) -> N
 def test_choices_have_the_shares_that_tunesmith_gives(tmp_path: Path) -> None:
     code, predictor = made(tmp_path, ("gpt2", "multiple_choice", "full", {}))
     (answer,) = predictor.ask([{"question": "some question", "choices": ["one answer", "another answer"]}])
+    assert eval(printed(code)) == pytest.approx(dict(answer.scores), abs=1e-4)
+
+
+@pytest.mark.parametrize("case", [case for case in KINDS if case[1] == "prompted"], ids=str)
+def test_words_have_the_shares_that_tunesmith_gives(tmp_path: Path, case: Any) -> None:
+    code, predictor = made(tmp_path, case)
+    (answer,) = predictor.ask([dict.fromkeys(predictor.task.inputs, "some text")])
     assert eval(printed(code)) == pytest.approx(dict(answer.scores), abs=1e-4)
 
 

@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.batch import Padding
+from tunesmith.batch import Padding, encoded
 from tunesmith.contracts import Adapted, Family, Foundation, Outputs, Predictions, Record, Task, parts_of
 from tunesmith.errors import UserError
 from tunesmith.evaluate.lines import prediction_line
+from tunesmith.evaluate.metrics import find
 from tunesmith.forward import PACKING_LIMIT, Inference, all_outputs, packing_gap
 from tunesmith.generate import Speaker, with_replies
 from tunesmith.house import House, Prepared
+from tunesmith.prepare.corpus import without
+from tunesmith.prepare.encode import encode_corpus
 
 
 def speaker_for(house: House, foundation: Foundation, prepared: Prepared) -> Speaker:
@@ -80,6 +83,40 @@ def refer(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> Pre
         for split, found in prepared.encoded.items()
     }
     return replace(prepared, encoded=rows)
+
+
+def choose(
+    house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task
+) -> tuple[Prepared, Task]:
+    """The task put the way that does best on the validation rows before a step is taken, and its rows encoded so.
+
+    Without validation rows the training rows are asked. What every way reached is kept in search.json.
+    """
+    if not task.variants:
+        return prepared, task
+    corpus = prepared.corpus
+    split = "validation" if corpus.splits.get("validation") else "train"
+    records, run = corpus.splits[split], Inference(house.world)
+    house.screen.say(f"comparing {len(task.variants)} templates on {len(records)} {split} rows, before tuning")
+    found: list[dict[str, Any]] = []
+    for name, variant in task.variants.items():
+        data = encoded(variant.encode(records, foundation.codec, prepared.max_tokens))
+        known = [record for record in records if record.row not in data.refused]
+        passed = all_outputs(adapted.model, variant, data, prepared.padding, run)
+        metric = find(variant.metrics[0])
+        value = metric(variant.predictions(passed.outputs, known))
+        found.append({"name": name, metric.name: value, "loss": passed.mean_loss, "rows": len(known)})
+    sign = 1 if metric.higher_is_better else -1
+    best = max(found, key=lambda one: (one["rows"], sign * one[metric.name], -(one["loss"] or 0.0)))
+    for one in found:
+        mark = "; taken" if one is best else ""
+        house.screen.say(f"{one['name']!r}: {metric.name} {one[metric.name]:.4f}, loss {one['loss']:.4f}{mark}")
+    house.keep("search.json", {"split": split, "metric": metric.name, "taken": best["name"], "found": found})
+    chosen = task.variants[best["name"]]
+    corpus = replace(corpus, task=chosen)
+    rows = encode_corpus(corpus, foundation.codec, prepared.max_tokens, cache=None, world=house.world)
+    corpus = without(corpus, {name: part.refused for name, part in rows.items()})
+    return replace(prepared, corpus=corpus, encoded={name: part for name, part in rows.items() if len(part)}), chosen
 
 
 def settle(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> Task:

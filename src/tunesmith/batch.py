@@ -31,6 +31,8 @@ REPLY = "decoder_input_ids"
 """The column that a decoder behind an encoder reads."""
 SHARED = ("input_ids", REPLY)
 """The columns that the parts of a task have in common; the names of all others begin with the part's."""
+REPLY_PIECES = "reply_pieces"
+"""The same of what a decoder behind an encoder reads, where each sequence has its own."""
 IGNORED = -100
 """The label of a token that is not graded, as in `torch` and `transformers`."""
 DRAWN = "drawn"
@@ -180,9 +182,9 @@ class Padding:
 
 def padding_for(columns: Mapping[str, Column], pad: int | None, **more: Any) -> Padding:
     """How rows of a task with these columns are padded; `pad` is the tokenizer's padding token. more: of Padding."""
-    padded = Column(float(pad or 0))
+    padded, note = Column(float(pad or 0)), Column(0, per="row", role="note")
     given = {"input_ids": padded, "token_type_ids": Column(0), REPLY: replace(padded, per="reply")}
-    return Padding({**given, PIECES: Column(0, per="row", role="note"), **columns}, **more)
+    return Padding({**given, PIECES: note, REPLY_PIECES: note, **columns}, **more)
 
 
 def encoded(examples: Sequence[Example]) -> Encoded:
@@ -211,7 +213,8 @@ def collate(data: Encoded, index: Sequence[int], padding: Padding) -> Batch:
         return _packed(data, lines, padding, rows, tokens)
     widths = {"token": _width([end - start for _, start, end in lines], padding)}
     if REPLY in data.columns:
-        widths["reply"] = int(data.columns[REPLY].lengths[list(index)].max())
+        replies = _pieces(data, index, REPLY_PIECES, REPLY)
+        widths["reply"] = max(end - start for _, start, end in replies)
     inputs: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
     for name, ragged in data.columns.items():
@@ -224,7 +227,8 @@ def collate(data: Encoded, index: Sequence[int], padding: Padding) -> Batch:
             parts = [ragged[i][start:end] for i, start, end in lines]
             tensor = _padded(parts, widths["token"], column.pad, padding.side)
         else:
-            tensor = _padded([ragged[i] for i in index], widths["reply"], column.pad, "right")
+            parts = [ragged[i][start:end] for i, start, end in replies]
+            tensor = _padded(parts, widths["reply"], column.pad, "right")
         (inputs if column.role == "input" else targets)[name] = _whole(tensor)
     held = torch.tensor([end - start for _, start, end in lines])[:, None]
     spans = torch.arange(widths["token"])[None, :]
@@ -237,14 +241,20 @@ def collate(data: Encoded, index: Sequence[int], padding: Padding) -> Batch:
 
 def _lines(data: Encoded, index: Sequence[int]) -> tuple[list[tuple[int, int, int]], tuple[int, ...]]:
     """Each sequence as (example, start, end) in its tokens, and how many sequences each row is, if they are several."""
-    if PIECES not in data.columns:
-        lengths = data.columns["input_ids"].lengths
-        return [(i, 0, int(lengths[i])) for i in index], ()
+    lines = _pieces(data, index, PIECES, "input_ids")
+    return lines, tuple(len(data.columns[PIECES][i]) for i in index) if PIECES in data.columns else ()
+
+
+def _pieces(data: Encoded, index: Sequence[int], sizes: str, column: str) -> list[tuple[int, int, int]]:
+    """Each sequence of a column as (example, start, end), by the column that holds their sizes, if there is one."""
+    if sizes not in data.columns:
+        lengths = data.columns[column].lengths
+        return [(i, 0, int(lengths[i])) for i in index]
     lines = []
     for i in index:
-        ends = np.cumsum(data.columns[PIECES][i]).tolist()
+        ends = np.cumsum(data.columns[sizes][i]).tolist()
         lines += [(i, start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    return lines, tuple(len(data.columns[PIECES][i]) for i in index)
+    return lines
 
 
 def _width(lengths: Sequence[int], padding: Padding) -> int:

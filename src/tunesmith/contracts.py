@@ -305,6 +305,10 @@ class Task(Protocol):
         """The tasks that this one is made of, by name: one backbone, a head each. One that is whole has none."""
 
     @property
+    def variants(self) -> Mapping[str, Task]:
+        """The ways to put the task of which the best on the validation rows, before tuning, shall be taken; by name."""
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """The names of the columns that a row must have."""
 

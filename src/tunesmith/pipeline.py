@@ -14,6 +14,7 @@ import torch
 from tunesmith.adapting import Setting, adapted_model, alone, require_heads
 from tunesmith.answering import (
     answered,
+    choose,
     divided,
     drawn_weights,
     laid,
@@ -82,6 +83,7 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
         foundation = select(house)
         prepared = prepare(house, foundation)
         adapted, task = adapt(house, foundation, prepared)
+        prepared, task = choose(house, foundation, prepared, adapted, task)
         prepared = refer(house, prepared, adapted, task)
         untuned = look_before(house, foundation, prepared, adapted, task)
         tune(house, foundation, prepared, adapted, task)

@@ -61,6 +61,8 @@ def _writes(parcel: Parcel) -> bool:
 
 def _use(parcel: Parcel) -> tuple[list[str], str, str]:
     """What else is imported from transformers, the code that uses the model, and what its output means."""
+    if parcel.task_spec["kind"] == "prompted":
+        return [], _worded(parcel), "Printed is the probability of each label."
     if _writes(parcel):
         return [], _written(parcel), _said_of_texts(parcel)
     if parcel.task_spec["kind"] == "multiple_choice":
@@ -71,6 +73,59 @@ def _use(parcel: Parcel) -> tuple[list[str], str, str]:
         "AutoModelForMaskedLM": _filled,
     }
     return uses.get(parcel.auto_class, _scored)(parcel)
+
+
+def _worded(parcel: Parcel) -> str:
+    """The words of all labels scored in the template, each by the mean over its tokens or their sum."""
+    spec = parcel.task_spec
+    told = parcel.task.told()  # type: ignore[attr-defined]  # a task of prompts has it
+    template = told + str(parcel.task.templates[0])  # type: ignore[attr-defined]
+    before, after = template.rsplit("{label}", 1)
+    before, after = (SLOT.sub(TEXT, part) for part in (before, after))
+    words = {name: [one] if isinstance(one, str) else list(one) for name, one in spec["words"].items()}
+    total = "sum" if spec["normalise"] == "none" else "mean"
+    lines = {
+        "AutoModelForMaskedLM": (
+            "    hidden = [tokenizer.mask_token_id if n in place else token for n, token in enumerate(ids)]\n"
+            "    logits = model(torch.tensor([hidden])).logits[0]\n"
+            "    found = logits.log_softmax(dim=-1)[place, [ids[n] for n in place]]\n"
+        ),
+        CAUSAL: (
+            "    logits = model(torch.tensor([ids[: place[-1] + 1]])).logits[0]\n"
+            "    found = logits.log_softmax(dim=-1)[[n - 1 for n in place], [ids[n] for n in place]]\n"
+        ),
+        "AutoModelForSeq2SeqLM": _worded_behind(parcel),
+    }
+    return (
+        f"before, after, words = {before!r}, {after!r}, {words!r}\n"
+        "def score(word):\n"
+        "    read = tokenizer(before + word + after, return_offsets_mapping=True)\n"
+        '    ids, start, end = read["input_ids"], len(before), len(before + word)\n'
+        '    place = [n for n, (a, b) in enumerate(read["offset_mapping"]) if max(a, start) < min(b, end)]\n'
+        f"{lines[parcel.auto_class]}"
+        f"    return found.{total}()\n"
+        "scores = torch.stack([torch.stack([score(word) for word in some]).mean() for some in words.values()])\n"
+        "print(dict(zip(words, scores.softmax(dim=0).tolist())))"
+    )
+
+
+def _worded_behind(parcel: Parcel) -> str:
+    """The score of a word that a decoder behind an encoder writes."""
+    vocabulary = parcel.foundation.tokenizer.get_vocab()
+    start = "ids[-1]" if parcel.foundation.card.model_type == "mbart" else "model.config.decoder_start_token_id"
+    if "<extra_id_0>" in vocabulary:
+        gap, said, first = f"[{vocabulary['<extra_id_0>']}]", f"[{vocabulary['<extra_id_0>']}, *word]", "1"
+    elif parcel.foundation.tokenizer.mask_token_id is not None:
+        gap, said, first = "[tokenizer.mask_token_id]", "ids[: place[-1] + 1]", "place[0]"
+    else:
+        gap, said, first = "[]", "word", "0"
+    return (
+        "    word = [ids[n] for n in place]\n"
+        f"    said = {said}\n"
+        f"    read = torch.tensor([[*ids[: place[0]], *{gap}, *ids[place[-1] + 1 :]]])\n"
+        f"    logits = model(read, decoder_input_ids=torch.tensor([[{start}, *said[:-1]]])).logits[0]\n"
+        f"    found = logits.log_softmax(dim=-1)[range({first}, len(said)), said[{first} :]]\n"
+    )
 
 
 def _scored(parcel: Parcel) -> tuple[list[str], str, str]:

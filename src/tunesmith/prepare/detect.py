@@ -1,7 +1,7 @@
 """What a data file seems to be for, judged by its columns and first rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ def detect(path: Path, kind: str | None = None) -> Detection:
         raise UserError(
             "--task multi_task", "is several tasks, which columns do not name", "see docs/recipe.md for how"
         )
+    if kind == "prompted":
+        return _prompted(detect(path, "classification"))
     rows, bad = _rows(path)
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = [
@@ -80,6 +82,14 @@ def detect(path: Path, kind: str | None = None) -> Detection:
     if kind == "classification" and target.is_list:
         options["multi_label"] = True
     return Detection(len(rows), kind, options, (*notes, why))
+
+
+def _prompted(found: Detection) -> Detection:
+    """The same rows for a task that puts their texts into a sentence."""
+    options = {key: value for key, value in found.options.items() if key in ("text", "text_b", "label")}
+    if "text_b" in options:
+        options["template"] = "{text} {text_b} It was {label}."
+    return replace(found, kind="prompted", options=options)
 
 
 def _rows(path: Path) -> tuple[list[Mapping[str, Any]], list[str]]:

@@ -13,6 +13,7 @@ TASKS = Catalog(
     multiple_choice="tunesmith.tasks.multiple_choice:MultipleChoice",
     ner="tunesmith.tasks.ner:NER",
     preference="tunesmith.tasks.preference:Preference",
+    prompted="tunesmith.tasks.prompted:Prompted",
     regression="tunesmith.tasks.regression:Regression",
     span_qa="tunesmith.tasks.span_qa:SpanQA",
 )

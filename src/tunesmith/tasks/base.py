@@ -25,6 +25,10 @@ class TaskOptions(Options):
     def parts(self) -> Mapping[str, Any]:
         return {}
 
+    @property
+    def variants(self) -> Mapping[str, Any]:
+        return {}
+
     def draws(self, rows: Mapping[str, int]) -> Mapping[str, float] | None:
         return None
 

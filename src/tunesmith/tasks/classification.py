@@ -124,18 +124,18 @@ class Classification(TaskOptions):
         if not with_target:
             return inputs, None
         value = row.get(self.label)
-        return inputs, self._several(value) if self.multi_label else _name(value, self.label)
+        return inputs, self._several(value) if self.multi_label else label_name(value, self.label)
 
     def _several(self, value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
             value = [part for part in value.split(self.separator) if part.strip()]
         if not isinstance(value, list | tuple):
             raise BadRow(self.label, shown(value), "a list of labels", "bad_label")
-        return tuple(dict.fromkeys(_name(part, self.label) for part in value))
+        return tuple(dict.fromkeys(label_name(part, self.label) for part in value))
 
     def learn(self, records: Sequence[Record]) -> Self:
         counts = Counter(name for record in records for name in self._names(record))
-        labels = self.labels or tuple(sorted(counts, key=_order))
+        labels = self.labels or tuple(sorted(counts, key=label_order))
         least = 1 if self.multi_label else 2
         if len(labels) < least:
             found = f"only the label {shown(labels[0])}" if labels else "no label at all"
@@ -243,7 +243,7 @@ class Classification(TaskOptions):
         return Answer(max(scores, key=lambda name: scores[name]), scores)
 
 
-def _name(value: Any, column: str) -> str:
+def label_name(value: Any, column: str) -> str:
     """A label's name: text as it stands, without outer spaces; values as JSON writes them, whole numbers without point.
 
     So 1.0 is called 1 and True true, but the texts "1.0" and "True", such as cells of a CSV file, keep their names.
@@ -259,7 +259,7 @@ def _name(value: Any, column: str) -> str:
     return value.strip()
 
 
-def _order(name: str) -> tuple[int, int, str]:
+def label_order(name: str) -> tuple[int, int, str]:
     """Sorts whole numbers by value, before all other names by text."""
     digits = name.removeprefix("-")
     return (0, int(name), "") if digits.isascii() and digits.isdigit() and len(digits) < 19 else (1, 0, name)

@@ -24,7 +24,9 @@ class TrainOptions(Options):
     """How the weights are moved."""
 
     epochs: float = Field(3.0, gt=0, description="Passes over the training rows.")
-    max_steps: int | None = Field(None, ge=1, description="End after this many updates, whatever `epochs` says.")
+    max_steps: int | None = Field(
+        None, ge=0, description="End after this many updates, whatever `epochs` says; 0 leaves the model untuned."
+    )
     batch_size: int = Field(
         16, ge=1, description="Rows per update, over all processes. How they are split to fit memory changes nothing."
     )
