@@ -302,6 +302,8 @@ ELSEWHERE = {
     "model.name": "test_select",
     "model.revision": "test_select",
     "model.download": "test_select",
+    "model.new_tokens": "test_new_tokens",
+    "evaluate.general": "test_general",
     "task.kind": "the matrix",
     "data.on_bad_row": "test_corpus, and below",
     "task.code.database": "test_code, with a database on disk",

@@ -55,7 +55,7 @@ def _one(foundation: Foundation, task: Task, method: Method, setting: Setting) -
     if setting.gradient_checkpointing:
         loaded.model.activation_checkpointing_enable()
         loaded.model.enable_input_require_grads()  # type: ignore[no-untyped-call]
-    adapted = method.adapt(loaded.model, foundation.family, loaded.head, setting.seed)
+    adapted = method.adapt(loaded.model, foundation.family, loaded.head, setting.seed, tuple(foundation.grown))
     return Adapted(adapted.model, adapted.trainable, adapted.head, (*loaded.notes, *adapted.notes))
 
 

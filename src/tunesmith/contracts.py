@@ -76,6 +76,7 @@ class Foundation:
     """A pre-trained model before its weights are read: where it lies, its configuration and its tokenizer.
 
     portable_name is what an adapter names as its base: a hub id or a folder's name, never a path.
+    grown: of each token that was added to the tokenizer's own the tokens that stood for it before.
     """
 
     folder: Path
@@ -83,10 +84,16 @@ class Foundation:
     card: Card
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
+    grown: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
         return self.card.family
+
+    @property
+    def embedded(self) -> int:
+        """Rows of the embeddings, with those of new tokens."""
+        return max(self.card.vocabulary, int(getattr(self.config.get_text_config(), "vocab_size", 0)))
 
     @property
     def codec(self) -> Codec:
@@ -441,10 +448,13 @@ class Method(Protocol):
     artifact: ClassVar[str]
     """The name of the exporter that suits it when a recipe names none."""
 
-    def adapt(self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int) -> Adapted:
+    def adapt(
+        self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
+    ) -> Adapted:
         """The model with exactly the right parameters set to move. Its outputs are the base's (step 0).
 
-        head: names of the modules that the task added, which always move.
+        head: names of the modules that the task added, which always move. rows: of the embeddings, those of new tokens,
+        which move as well.
         Raises UserError for options that this model cannot take.
         """
 

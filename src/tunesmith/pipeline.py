@@ -43,6 +43,7 @@ from tunesmith.deploy.parity import golden
 from tunesmith.errors import UserError, named
 from tunesmith.evaluate.judge import judge, together
 from tunesmith.evaluate.metrics import find, measure
+from tunesmith.general import beside, general, said
 from tunesmith.generate import speaks, with_replies
 from tunesmith.house import House, Prepared, Screen
 from tunesmith.parts import Part
@@ -85,10 +86,12 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
         adapted, task = adapt(house, foundation, prepared)
         prepared, task = choose(house, foundation, prepared, adapted, task)
         prepared = refer(house, prepared, adapted, task)
+        before = general(house, foundation, prepared, adapted, task)
         untuned = look_before(house, foundation, prepared, adapted, task)
         tune(house, foundation, prepared, adapted, task)
         task = settle(house, prepared, adapted, task)
-        evaluate(house, foundation, prepared, adapted, task, untuned)
+        after = general(house, foundation, prepared, adapted, task)
+        evaluate(house, foundation, prepared, adapted, task, untuned, (before, after))
         deploy(house, foundation, prepared, adapted, task)
         finish(house, time.monotonic() - began)
     return folder
@@ -275,8 +278,12 @@ def evaluate(
     adapted: Adapted,
     task: Task,
     untuned: Predictions | None = None,
+    texts: tuple[Predictions | None, Predictions | None] = (None, None),
 ) -> None:
-    """Judges the tuned model on the test split, or where there is none on the validation split."""
+    """Judges the tuned model on the test split, or where there is none on the validation split.
+
+    untuned: what it answered before it was tuned. texts: how likely it found general texts before and after.
+    """
     corpus, split = prepared.corpus, prepared.judged
     house.screen.stage("evaluate", f"{len(corpus.splits[split])} {split} rows, beside simple baselines")
     outputs = answered(house, foundation, prepared, adapted, task)
@@ -297,6 +304,9 @@ def evaluate(
         )
         lines += part.lines()
     whole = found[""] if "" in found else together(found, task, len(corpus.splits[split]))
+    if texts[0] is not None and texts[1] is not None:
+        whole["general"] = beside(texts[0], texts[1], house)
+        house.screen.say(said(whole["general"]))
     house.keep("evaluation.json", whole)
     write_file(house.run.predictions, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
     for name, one in found.items():

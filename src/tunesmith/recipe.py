@@ -96,7 +96,11 @@ class Recipe(Options):
         if is_folder(model.name, old):
             name = moved_path(model.name, old, new)
             model = model.model_copy(update={"name": name if name.startswith(".") else f"./{name}"})
-        return self.model_copy(update={"data": data.model_copy(update={"train": train, **held}), "model": model})
+        evaluate = self.evaluate
+        if evaluate.general is not None:
+            evaluate = evaluate.model_copy(update={"general": moved_source(evaluate.general)})
+        changed = {"data": data.model_copy(update={"train": train, **held}), "model": model, "evaluate": evaluate}
+        return self.model_copy(update=changed)
 
 
 def in_full(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,9 @@ class Full(Options):
     learning_rate: ClassVar[float] = 5e-5
     artifact: ClassVar[str] = "safetensors"
 
-    def adapt(self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int) -> Adapted:
+    def adapt(
+        self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
+    ) -> Adapted:
         computed = computed_weights(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name not in computed)

@@ -32,3 +32,10 @@ def sizes(layer: nn.Module) -> tuple[int, int]:
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     raise TypeError(f"{type(layer).__name__} is not a linear layer")
+
+
+def tables(model: PreTrainedModel) -> list[str]:
+    """The names of the modules with a row a token: the embeddings, and an output layer that is not tied to them."""
+    given, made = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    wanted = [given] if made is None or made.weight is given.weight else [given, made]
+    return [name for name, module in model.named_modules() if any(module is one for one in wanted)]

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith.adapt.layers import block_layers, leaf_names, sizes
+from tunesmith.adapt.layers import block_layers, leaf_names, sizes, tables
 from tunesmith.contracts import Adapted, Family
 from tunesmith.errors import UserError
 from tunesmith.options import Options
@@ -49,7 +49,12 @@ class LoRA(Options):
         False, description="Train the size of each weight column apart from its direction (arXiv:2402.09353)."
     )
 
-    def adapt(self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int) -> Adapted:
+    def adapt(
+        self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
+    ) -> Adapted:
+        if rows and family is Family.ENCODER_DECODER:
+            found = "PEFT trains single rows of embeddings in one place, and encoder-decoders hold them in several"
+            raise UserError("model.new_tokens", found, "use method: full")
         layers = self._chosen(model)
         names = leaf_names(layers)
         for name, layer in layers.items():
@@ -71,6 +76,7 @@ class LoRA(Options):
                     modules_to_save=list(head),
                     use_rslora=self.rslora,
                     use_dora=self.dora,
+                    trainable_token_indices={name: list(rows) for name in tables(model)} if rows else None,
                     fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
                 ),
             )

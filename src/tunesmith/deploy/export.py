@@ -82,7 +82,10 @@ def write_adapter(parcel: Parcel, folder: Path) -> None:
     model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
-    base.config.save_pretrained(folder)
+    config_of_base = copy.deepcopy(base.config)
+    if parcel.foundation.grown:  # as the base's file has it; whoever loads it makes room for the new tokens
+        config_of_base.get_text_config().vocab_size = parcel.foundation.config.get_text_config().vocab_size
+    config_of_base.save_pretrained(folder)
     if base.can_generate() and base.generation_config is not None:
         base.generation_config.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT leaves an empty form
@@ -107,4 +110,5 @@ def _note(kind: str, parcel: Parcel) -> dict[str, object]:
         "base_revision": card.revision,
         "base_sha256": card.weights_sha256,
         "max_tokens": parcel.max_tokens,
+        **({"vocabulary": parcel.foundation.embedded} if parcel.foundation.grown else {}),
     }

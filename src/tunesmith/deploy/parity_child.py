@@ -45,6 +45,8 @@ def main(work: Path) -> None:
 
         config = transformers.AutoConfig.from_pretrained(request["artifact"])
         base = auto.from_pretrained(request["base"], config=config, dtype=torch.float32)
+        if request["vocabulary"] is not None:
+            base.resize_token_embeddings(request["vocabulary"], mean_resizing=False)
         model = PeftModel.from_pretrained(base, request["artifact"])
     else:
         model = auto.from_pretrained(request["artifact"], dtype=torch.float32)

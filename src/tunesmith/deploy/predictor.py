@@ -143,6 +143,8 @@ def _adapted(folder: Path, note: Mapping[str, Any], find_base: BaseFinder) -> nn
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     base = _load(note["auto_class"], find_base(note["base"], note["base_revision"]), config)
     with quiet():
+        if "vocabulary" in note:
+            base.resize_token_embeddings(note["vocabulary"], mean_resizing=False)
         return PeftModel.from_pretrained(base, str(folder))
 
 

@@ -49,6 +49,11 @@ def _loading(kind: str, parcel: Parcel) -> list[str]:
         f'folder = "{FOLDER}"',
         f"base = {parcel.foundation.portable_name!r}",
         f"model = {auto}.from_pretrained(base, config=AutoConfig.from_pretrained(folder))",
+        *(
+            [f"model.resize_token_embeddings({parcel.foundation.embedded}, mean_resizing=False)"]
+            if parcel.foundation.grown
+            else []
+        ),
         *ends,
         "model = PeftModel.from_pretrained(model, folder).eval()",
     ]

@@ -12,6 +12,11 @@ class EvaluateOptions(Options):
     validation_replies: int = Field(
         0, ge=0, description="Texts generated at each evaluation while training, for the metrics that need them."
     )
+    general: str | None = Field(
+        None,
+        description="File of general texts (column `text`) on which a language model's perplexity is measured before "
+        "and after tuning.",
+    )
     resamples: int = Field(
         1000, ge=100, description="Bootstrap resamples behind each interval and permutations behind each test."
     )

@@ -22,8 +22,9 @@ LONG_TEXT = 280
 MOST_LABELS_IN_FULL = 40
 MOST_LABELS_DRAWN = 200
 """The page grows with the square of the labels that the confusion is drawn of."""
+FORGOTTEN = "what the model forgot of what it could do before"
 NOT_MEASURED = (
-    "what the model forgot of what it could do before",
+    FORGOTTEN,
     "whether groups of people are treated differently",
     "how it bears typing errors, noise and attacks",
     "whether its probabilities can be believed (calibration)",
@@ -82,7 +83,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         "results": _results(evaluation, predictions, yaml.safe_load(recipe)["task"] if recipe else {}),
         "end": ends[-1] if ends else None,
         "lengths": _lengths(audit),
-        "not_measured": NOT_MEASURED,
+        "not_measured": [what for what in NOT_MEASURED if what != FORGOTTEN or "general" not in (evaluation or {})],
         "long_text": LONG_TEXT,
     }
 

@@ -3,13 +3,13 @@
 import hashlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import transformers
 import yaml
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import AddedToken, Regex, pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from tunesmith.contracts import Card, Family, Foundation
@@ -71,6 +71,7 @@ def open_foundation(options: ModelOptions, base: Path) -> Foundation:
             f"its tokenizer has {max(tokenizer.get_vocab().values()) + 1} tokens and the model embeds {size}",
             "is this the model's own tokenizer?",
         )
+    grown = _grow(tokenizer, options.new_tokens)
     licence, languages = _read_me(source.folder / "README.md")
     card = Card(
         name=options.name if not (base / options.name).is_dir() else source.portable_name,
@@ -84,7 +85,23 @@ def open_foundation(options: ModelOptions, base: Path) -> Foundation:
         languages=languages,
         weights_sha256=_digest(files),
     )
-    return Foundation(source.folder, source.portable_name, card, config, tokenizer)
+    return Foundation(source.folder, source.portable_name, card, config, tokenizer, grown)
+
+
+def _grow(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[int, tuple[int, ...]]:
+    """Adds words to the tokenizer; of each new token those that stood for the word before.
+
+    Raises UserError for a word that is a token already, and for one that the tokenizer changes before it is cut.
+    """
+    before = {}
+    for word in words:
+        ids = tuple(tokenizer(word, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        if len(ids) < 2 and tokenizer.unk_token_id not in ids:
+            raise UserError("model.new_tokens", f"{word!r} is a token already", "leave it out")
+        before[word] = ids
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])
+    vocabulary = tokenizer.get_vocab()
+    return {vocabulary[word]: ids for word, ids in before.items()}
 
 
 def family_of(config: PretrainedConfig) -> Family:

@@ -53,8 +53,22 @@ def load_model(
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(str(foundation.folder), str(error).splitlines()[0], "are the weights complete?") from error
     _require_backbone(model, found, foundation)
+    _grow(model, foundation)
     _let_padding_learn(model, foundation)
     return Loaded(model, _head(model, found["missing_keys"], auto_class), _notes(model, found))
+
+
+def _grow(model: PreTrainedModel, foundation: Foundation) -> None:
+    """Gives each new token a row of the embeddings, and of the output layer: the mean of those that it stands for."""
+    if not foundation.grown:
+        return
+    model.resize_token_embeddings(foundation.embedded, mean_resizing=False)
+    given: Any = model.get_input_embeddings()
+    made: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for table in [given] if made is None or made.weight is given.weight else [given, made]:
+            for row, ids in foundation.grown.items():
+                table.weight[row] = table.weight[list(ids)].mean(dim=0)
 
 
 def _let_padding_learn(model: PreTrainedModel, foundation: Foundation) -> None:

@@ -1,6 +1,6 @@
 """What a recipe can say about its model."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.options import Options
 
@@ -10,4 +10,18 @@ class ModelOptions(Options):
 
     name: str = Field(description="A hub id, a local folder, or `builtin:minilm`.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id; the run records the commit.")
+    new_tokens: tuple[str, ...] = Field(
+        (),
+        description="Words that become tokens of their own, each beginning as the mean of the tokens that it was.",
+    )
     download: bool = Field(False, description="Fetch a hub id that is not in the local cache.")
+
+    @field_validator("new_tokens")
+    @classmethod
+    def _words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            if not word.strip() or word != word.strip():
+                raise ValueError(f"new_tokens: {word!r} is empty or begins or ends with a blank")
+        if len(set(words)) < len(words):
+            raise ValueError("new_tokens: name each word once")
+        return words
