@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from tiny import model_folder
 from tunesmith.batch import Encoded, Example, Padding, encoded, padding_for
 from tunesmith.contracts import Codec, Decoding, Family, Outputs, Reply
 from tunesmith.forward import Inference
-from tunesmith.generate import Speaker, replies, with_replies
+from tunesmith.generate import Speaker, _replies, replies, with_replies
 from tunesmith.quiet import quiet
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.load import load_model
@@ -333,3 +334,11 @@ def test_replies_are_asked_of_the_records_given_and_of_no_others(tmp_path: Path)
     outputs = Outputs([], one.data)
     assert len(with_replies(one.adapted.model, one.task, outputs, some, speaker).replies or ()) == 1
     assert with_replies(one.adapted.model, one.task, outputs, (), speaker) is outputs
+
+
+def test_padding_that_was_written_to_the_last_token_is_no_stop(desks: Any) -> None:
+    """Where padding ends nothing, a reply that is full of it did not end by itself."""
+    tokenizer, pad = desks("llama").codec.tokenizer, desks("llama").pad
+    (reply,) = _replies(np.array([[5.0, pad, pad]]), tokenizer, Decoding(3, (pad + 1,)), [])
+    assert not reply.stopped
+    assert reply.ids == (5, pad, pad)

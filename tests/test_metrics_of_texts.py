@@ -41,7 +41,19 @@ VOCABULARY = (
     "#### 12",
     "#### 1,300",
 )
-EXTRAS = ("nll", "targets", "tokens_right", "bytes", "stopped", "replies", "right", "pairs", "margin")
+EXTRAS = (
+    "nll",
+    "targets",
+    "tokens_right",
+    "bytes",
+    "stopped",
+    "replies",
+    "formed",
+    "asked",
+    "right",
+    "pairs",
+    "margin",
+)
 
 
 def spans(seed: int, rows: int = 12) -> Predictions:
@@ -85,6 +97,8 @@ def sums(seed: int, rows: int = 10) -> Predictions:
         "bytes": targets * generator.integers(1, 5, rows),
         "stopped": generator.integers(0, 2, rows).astype(float),
         "replies": np.ones(rows),
+        "formed": generator.integers(0, 2, rows).astype(float),
+        "asked": np.ones(rows),
         "right": generator.integers(0, 2, rows).astype(float),
         "pairs": np.ones(rows),
         "margin": generator.normal(0, 2, rows),
@@ -192,6 +206,7 @@ OF_SUMS: dict[str, Reference] = {
     "token_accuracy": ratio("tokens_right", "targets"),
     "reply_nll": ratio("nll", "targets"),
     "stop_rate": ratio("stopped", "replies"),
+    "format_valid": ratio("formed", "asked"),
     "reward_accuracy": lambda p: float(np.mean(p.extras["right"])),
     "reward_margin": lambda p: float(np.mean(p.extras["margin"])),
 }
@@ -277,6 +292,8 @@ def test_a_metric_without_the_numbers_it_needs_has_no_value_and_the_others_keep_
         "tokens_right": {"token_accuracy"},
         "stopped": {"stop_rate"},
         "replies": {"stop_rate"},
+        "formed": {"format_valid"},
+        "asked": {"format_valid"},
         "right": {"reward_accuracy"},
         "pairs": {"reward_accuracy", "reward_margin"},
         "margin": {"reward_margin"},

@@ -121,9 +121,6 @@ def _replies(
     for line in made.astype(np.int64).tolist():
         end = next((place for place, token in enumerate(line) if token in decoding.stop_ids), None)
         ids = tuple(line if end is None else line[:end])
-        if end is None and tokenizer.pad_token_id is not None:
-            while ids and ids[-1] == tokenizer.pad_token_id:
-                ids = ids[:-1]
         text = _text(tokenizer, [*ahead, *ids]).removeprefix(read)
         stop = min((text.find(word) for word in decoding.stop_texts if word in text), default=None)
         stopped = end is not None or stop is not None or len(ids) < decoding.max_new_tokens

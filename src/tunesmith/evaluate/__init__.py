@@ -45,6 +45,7 @@ METRICS = Catalog(
     token_accuracy="tunesmith.evaluate.tokens:TOKEN_ACCURACY",
     reply_nll="tunesmith.evaluate.tokens:REPLY_LOSS",
     stop_rate="tunesmith.evaluate.tokens:STOP_RATE",
+    format_valid="tunesmith.evaluate.tokens:FORMAT_VALID",
     reward_accuracy="tunesmith.evaluate.tokens:REWARD_ACCURACY",
     reward_margin="tunesmith.evaluate.tokens:REWARD_MARGIN",
 )

@@ -46,6 +46,8 @@ REPLY_LOSS: Metric = summed("reply_nll", _extras("nll", "targets"), _share, high
 """The mean negative log-likelihood of a token of the right reply."""
 STOP_RATE: Metric = summed("stop_rate", _extras("stopped", "replies"), _share)
 """The share of generated texts that ended by themselves."""
+FORMAT_VALID: Metric = summed("format_valid", _extras("formed", "asked"), _share)
+"""The share of generated texts that are of the form that was asked for."""
 REWARD_ACCURACY: Metric = summed("reward_accuracy", _extras("right", "pairs"), _share)
 """The share of pairs whose chosen reply has the higher reward; ties count as wrong."""
 REWARD_MARGIN: Metric = summed("reward_margin", _extras("margin", "pairs"), _share)

@@ -1,14 +1,16 @@
 """Conversations: a model learns the assistant's replies, each up to the token that stops it, and nothing else."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, field_validator
 
 from tunesmith.batch import Example
-from tunesmith.contracts import Codec, Decoding, Family, Record, Specimen
+from tunesmith.contracts import Codec, Decoding, Family, Outputs, Predictions, Record, Specimen
 from tunesmith.errors import BadRow
 from tunesmith.tasks.base import in_front
 from tunesmith.tasks.chat_format import ChatFormat, ChatOptions, chat_format, stop_ids
@@ -22,6 +24,7 @@ from tunesmith.tasks.replies import (
 )
 from tunesmith.tasks.transcript import Transcript, fit, fit_prompt
 
+JSON = "json"
 METRICS = ("reply_nll", "rougeL", "rouge1", "chrf", "token_accuracy", "stop_rate")
 TURNS = ("user", "assistant") * 2
 SAID = (
@@ -85,6 +88,9 @@ class Chat(WrittenTask):
     on_long: Literal["cut_prompt", "drop"] = Field(
         "cut_prompt", description="Of a conversation that is too long `cut_prompt`'s oldest turns, or `drop` it."
     )
+    expect: str | None = Field(
+        None, description="What every reply must be: `json`, or a regular expression that matches all of it."
+    )
     metric: str | None = Field(None, description="Main metric; None: reply_nll.")
     decoding: DecodingOptions = Field(DecodingOptions(), description="How replies are generated.")
 
@@ -98,7 +104,7 @@ class Chat(WrittenTask):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return in_front(self.metric, METRICS)
+        return in_front(self.metric, METRICS if self.expect is None else (*METRICS, "format_valid"))
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -159,6 +165,23 @@ class Chat(WrittenTask):
             found.append(Example(record.row, {"input_ids": list(made.read)}, made.cut))
         return found
 
+    @field_validator("expect")
+    @classmethod
+    def _readable(cls, expect: str | None) -> str | None:
+        try:
+            re.compile(expect or "")
+        except re.error as error:
+            raise ValueError(f"expect: {error}; write `json` or a regular expression") from error
+        return expect
+
+    def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
+        """Also which replies are of the form that is expected."""
+        found = super().predictions(outputs, records)
+        if self.expect is None or outputs.replies is None:
+            return found
+        formed = np.array([float(bool(given) and well_formed(given[0], self.expect)) for given in found.answers])
+        return replace(found, extras={**found.extras, "formed": formed, "asked": np.ones(len(formed))})
+
     def decoding_for(self, codec: Codec) -> Decoding | None:
         ends = stop_ids(self.format(codec))
         if codec.family is Family.DECODER:
@@ -170,6 +193,17 @@ class Chat(WrittenTask):
         """Gives the tokenizer the template that its model was tuned with."""
         if self.template is not None or not codec.tokenizer.chat_template:
             codec.tokenizer.chat_template = self.format(codec).source
+
+
+def well_formed(text: str, expect: str) -> bool:
+    """Whether a text is JSON, or matches a regular expression as a whole."""
+    if expect != JSON:
+        return re.fullmatch(expect, text, re.DOTALL) is not None
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def said(message: Mapping[str, Any]) -> str:
