@@ -63,9 +63,12 @@ MADE: dict[str, Callable[[int], dict[str, Any]]] = {
     "multiple_choice": chosen,
     "preference": lambda place: {
         "prompt": words(place, 1 + place % 5), "chosen": words(place + 2, 1 + place % 4), "rejected": words(place, 2),
+        "completion": words(place + 7, 1 + place % 4), "label": place % 3 > 0,
     },
 }  # fmt: skip
 """Of each task a row of its own for every number, of lengths that vary."""
+SPECIMENS = {"kto": 4}
+"""Which specimen of a task has rows for a criterion, where it is not the first."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,9 @@ def double(bases: Path, family: str, task: str, **options: Any) -> Bench:
 
 @functools.cache
 def _double(bases: Path, family: str, task: str, options: tuple[tuple[str, Any], ...]) -> Bench:
-    one = bench(bases / family, family, task, "full", task=dict(options))
+    given = dict(options)
+    specimen = SPECIMENS.get(given.get("criterion", ""), 0)
+    one = bench(bases / family, family, task, "full", task=given, specimen=specimen)
     one.adapted.model.double().eval()
     one.records = records_of(one.task, [MADE[task](place) for place in range(ROWS)])
     one.data = encoded(one.task.encode(one.records, one.foundation.codec, 64))
@@ -163,7 +168,9 @@ def test_the_limit_of_a_forward_pass_changes_no_gradient(
     assert len(numbers) == 2
 
 
-DECODERS = [cell for cell in CELLS if cell[0] in ("gpt2", "llama", "qwen2")]
+KTO: tuple[str, str, dict[str, Any]] = ("gpt2", "preference", {"criterion": "kto"})
+"""Whose loss looks at all rows of a forward pass together, so that its division counts."""
+DECODERS = [*(cell for cell in CELLS if cell[0] in ("gpt2", "llama", "qwen2")), KTO]
 
 
 @pytest.mark.parametrize(("family", "task", "options"), DECODERS)
@@ -376,6 +383,48 @@ def test_the_loss_of_preferences_is_the_formula_of_its_paper(
     assert loss == pytest.approx(by_hand(criterion, rows, beta, smoothing, margin), abs=BOUND)
     if criterion == "dpo":
         assert abs(loss - 0.693) > 1e-3, "the model is still the base, which shows nothing"
+
+
+def kto_by_hand(rows: Sequence[Mapping[str, Any]], beta: float, desirable: float, undesirable: float) -> float:
+    """The mean loss by arXiv:2402.01306, as TRL's KTOTrainer computes it: `kl`, then `1 - sigmoid` of either kind."""
+    kl = torch.stack([row["another"] - row["base_another"] for row in rows]).mean().clamp(min=0)
+    losses = []
+    for row in rows:
+        ratio = row["own"] - row["base_own"]
+        value = beta * (ratio - kl) if row["label"] else beta * (kl - ratio)
+        losses.append((desirable if row["label"] else undesirable) * (1 - torch.sigmoid(value)))
+    return float(torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize(
+    ("family", "beta", "desirable", "undesirable"),
+    [("gpt2", 0.1, 1.0, 1.0), ("llama", 0.3, 1.0, 1.0), ("gpt2", 0.5, 1.3, 0.7)],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_loss_of_single_replies_is_the_formula_of_its_paper(
+    family: str, beta: float, desirable: float, undesirable: float, sign: int, bases: Path
+) -> None:
+    """sign: -1 where the changed model is taken for the base, so that `kl` is above 0; else it is held at 0."""
+    options = {"criterion": "kto", "beta": beta, "desirable": desirable, "undesirable": undesirable}
+    one = double(bases, family, "preference", **options)
+    tokenizer = one.foundation.tokenizer
+    models = [one.adapted.model, bench(bases / family, family, "preference", "full").adapted.model.double().eval()]
+    model, base = models[::sign]
+    known = all_outputs(base, one.task, one.data, one.padding, Inference(CPU)).values
+    one = replace(one, adapted=replace(one.adapted, model=model), data=one.task.refer(one.data, known))
+    made, rows = [MADE["preference"](place) for place in range(ROWS)], []
+    for place, row in enumerate(made):
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        found: dict[str, Any] = {"label": row["label"]}
+        for name, text in (("own", row["completion"]), ("another", made[(place + 1) % ROWS]["completion"])):
+            reply = [*plain(tokenizer, text), tokenizer.eos_token_id]
+            found[name] = likelihoods(model, prompt, reply).sum()
+            found[f"base_{name}"] = likelihoods(base, prompt, reply).sum()
+        rows.append(found)
+    distance = float(torch.stack([row["another"] - row["base_another"] for row in rows]).mean())
+    assert distance * sign < -0.1
+    batch = collate(one.data, range(ROWS), one.padding)
+    assert gradients_of(one, batch) == pytest.approx(kto_by_hand(rows, beta, desirable, undesirable), abs=BOUND)
 
 
 # And from the loss that the model itself computes, where its definition is the same one.

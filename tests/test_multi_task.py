@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from tiny import model_folder
 from tunesmith import api
+from tunesmith.cli.app import main
 from tunesmith.errors import UserError
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.several import Several
@@ -68,7 +69,9 @@ def recipe(model: str, tasks: dict[str, Any], method: str = "full", **task: Any)
     ("kind", "tasks", "method"),
     [("bert", TASKS, "full"), ("roberta", TASKS, "lora"), ("t5", WRITES, "full"), ("llama", WRITES, "lora")],
 )
-def test_every_task_leaves_a_model_of_its_own(kind: str, tasks: dict[str, Any], method: str, place: Path) -> None:
+def test_every_task_leaves_a_model_of_its_own(
+    kind: str, tasks: dict[str, Any], method: str, place: Path, capsys: Any
+) -> None:
     """Trained, judged, exported and proved by fresh processes; then asked, judged again and exported again."""
     model_folder(kind, place / kind)
     run = api.run(recipe(f"./{kind}", tasks, method), folder=place / "run", base=place)
@@ -96,8 +99,17 @@ def test_every_task_leaves_a_model_of_its_own(kind: str, tasks: dict[str, Any], 
         assert alone.value == answer.value[entry["part"]]
     again = api.evaluate(run, place / "rows.jsonl")
     assert set(again["parts"]) == set(tasks)
+    main(["show", str(run.folder)])
+    main(["export", str(run.folder), "--out", str(place / "again"), "--format", "safetensors"])
+    main(["ask", str(run.folder), json.dumps(row)])
+    main(["evaluate", str(run.folder)])
+    main(["list", str(place)])
+    told = capsys.readouterr().out
+    assert "fault of tunesmith" not in told
+    assert all(f"{name}: " in told for name in tasks)
     merged = api.export(run, "safetensors", out=place / "whole")
-    assert all(parity["passed"] for parity in merged.parity.values())
+    assert merged.parity["passed"]
+    assert merged.parity["rows"] >= len(tasks)
     assert {path.name for path in (place / "whole").iterdir()} == set(tasks)
 
 

@@ -37,6 +37,7 @@ NER = ("data.train=told.jsonl", "task={kind: ner}", *FEW)
 SPAN_QA = ("data.train=asked.jsonl", "task={kind: span_qa}", *FEW)
 CHOICE = ("data.train=chosen.jsonl", "task={kind: multiple_choice}", "model=./gpt2", *FEW)
 PREFERENCE = ("data.train=judged.jsonl", "task={kind: preference}", "model=./gpt2", *FEW)
+KTO = (*PREFERENCE, "task.criterion=kto", "task.completion=chosen", "task.label=good")
 LANGUAGE = ("data.train=rows.jsonl", "data.limit=12", "task={kind: language}", *FEW)
 TALKS = "decoding: {max_new_tokens: 8}"
 GENERATION = (
@@ -198,10 +199,15 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.preference.prompt": (PREFERENCE, "other", losses),
     "task.preference.chosen": (PREFERENCE, "other", losses),
     "task.preference.rejected": (PREFERENCE, "other", losses),
+    "task.preference.completion": (KTO, "other", losses),
+    "task.preference.label": (KTO, "late", losses),
+    "task.preference.conversations": (PREFERENCE, "true", losses),
     "task.preference.criterion": (PREFERENCE, "ipo", losses),
     "task.preference.beta": (PREFERENCE, "2", losses),
     "task.preference.label_smoothing": (PREFERENCE, "0.3", losses),
     "task.preference.margin": ((*PREFERENCE, "task.criterion=simpo"), "2", losses),
+    "task.preference.desirable": (KTO, "3", losses),
+    "task.preference.undesirable": (KTO, "3", losses),
     "task.preference.metric": (PREFERENCE, "reward_margin", main),
     "task.language.text": (LANGUAGE, "other", losses),
     "task.language.share": (LANGUAGE, "0.5", losses),
@@ -234,6 +240,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.chat.template_values": ((*CHAT, f'task.template="{LOUD}"'), "{loud: true}", losses),
     "task.chat.fold_system": ((*PROMPTED, f'task.template="{STERN}"', "data.on_bad_row=skip"), "true", ways),
     "task.chat.on_long": ((*CHAT, "data.max_tokens=32"), "drop", ways),
+    "task.chat.expect": (CHAT, "json", measured),
     "task.chat.metric": (CHAT, "chrf", main),
     **{
         f"task.{kind}.decoding.{key}": ((*common, *more), value, answers)
@@ -356,7 +363,10 @@ def told(count: int) -> dict[str, list[dict[str, Any]]]:
             "question": asked, "other": "where", "choices": [right, wrong, "good morning"],
             "one": "slow", "two": "quick", "answer": n % 2, "wrong": 1 - n % 2,
         })  # fmt: skip
-        files["judged"].append({"prompt": asked, "chosen": right, "rejected": wrong, "other": f"please {number}"})
+        files["judged"].append({
+            "prompt": asked, "chosen": right, "rejected": wrong, "other": f"please {number}",
+            "good": n % 3 > 0, "late": n % 2,
+        })  # fmt: skip
         files["written"].append({"source": asked, "target": right, "other": wrong})
         files["code"].append({
             "prompt": f"{asked}: ", "comment": f"# {asked}\n", "other": f"{thing} ", "solution": f"SELECT {number}",

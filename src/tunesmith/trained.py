@@ -235,9 +235,19 @@ def export(run: Run, kind: str, *, out: Path | None = None) -> Artifact:
         made.append(_copied(run, name, kind, found[kind], place) if kind in found else _merged(run, name, found, place))
     if len(made) == 1:
         return made[0]
-    return Artifact(
-        kind, target, sum(one.bytes for one in made), {name: one.parity for name, one in zip(parts, made, strict=True)}
-    )
+    return Artifact(kind, target, sum(one.bytes for one in made), _of_all([one.parity for one in made]))
+
+
+def _of_all(parities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was shown of several artefacts together; nothing where one was not checked."""
+    if not all(parities):
+        return {}
+    return {
+        "rows": sum(one["rows"] for one in parities),
+        "max_difference": max(one["max_difference"] for one in parities),
+        "limit": max(one["limit"] for one in parities),
+        "passed": all(one["passed"] for one in parities),
+    }
 
 
 def _copied(run: Run, part: str, kind: str, source: Path, target: Path) -> Artifact:

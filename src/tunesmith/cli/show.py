@@ -125,6 +125,8 @@ def _lines(text: object) -> list[str]:
 
 def _target(target: object) -> str:
     """What is right: one value as it is, several with commas."""
+    if isinstance(target, dict):
+        return "; ".join(f"{name}: {_target(part)}" for name, part in target.items())
     if not isinstance(target, list | tuple):
         return str(target)
     return ", ".join(repr(tuple(part)) if isinstance(part, tuple) else str(part) for part in target)

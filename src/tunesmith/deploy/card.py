@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from tunesmith.contracts import Family
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.usage import usage
 from tunesmith.figures import interval
@@ -25,10 +26,11 @@ def model_card(kind: str, parcel: Parcel) -> str:
     """The card as markdown with a YAML head. Nothing in it that came from data can act as markup."""
     facts, card = parcel.facts, parcel.foundation.card
     evaluation: Mapping[str, Any] = facts.get("evaluation") or {}
+    kind_of = f"{'a' if card.family is Family.DECODER else 'an'} {card.family}"
     parts = [
         _head(kind, parcel, evaluation),
         f"# {inert(facts.get('name') or 'tuned model')}\n",
-        f"{inert(card.name)}, a {card.family} model ({inert(card.model_type)}), fine-tuned with tunesmith: "
+        f"{inert(card.name)}, {kind_of} model ({inert(card.model_type)}), fine-tuned with tunesmith: "
         f"task `{_code(parcel.task_spec['kind'])}`, method `{_code(facts['method']['kind'])}`.\n",
         "## Use\n\n" + usage(kind, parcel),
         _labels(parcel),

@@ -76,11 +76,25 @@ def _of(kind: str, why: str, **options: Column | str | None) -> Layout:
 
 
 def _preference(there: Named) -> Layout | None:
-    if not all(name in there and there[name].is_text for name in BY_COLUMNS["preference"]):
+    prompt = there.get("prompt")
+    if prompt is None or not (prompt.is_text or all(map(_are_messages, prompt.values))):
         return None
-    prompt, chosen, rejected = (there[name] for name in BY_COLUMNS["preference"])
-    why = f"a reply in {shown(chosen.name)} and a worse one in {shown(rejected.name)} to each {shown(prompt.name)}"
-    return _of("preference", why, prompt=prompt, chosen=chosen, rejected=rejected)
+    chosen, rejected = there.get("chosen"), there.get("rejected")
+    if chosen is not None and rejected is not None and all(_are_replies(one, prompt) for one in (chosen, rejected)):
+        why = f"a reply in {shown(chosen.name)} and a worse one in {shown(rejected.name)} to each {shown(prompt.name)}"
+        return _of("preference", why, prompt=prompt, chosen=chosen, rejected=rejected)
+    reply, label = there.get("completion"), there.get("label")
+    if reply is None or label is None or not _are_replies(reply, prompt):
+        return None
+    if not all(isinstance(value, bool) for value in label.values):
+        return None
+    why = f"{shown(label.name)} says whether {shown(reply.name)} is a good reply to {shown(prompt.name)}"
+    return _of("preference", why, criterion="kto", prompt=prompt, completion=reply, label=label)
+
+
+def _are_replies(column: Column, prompt: Column) -> bool:
+    """Whether these are texts, or to prompts that are messages such, too."""
+    return column.is_text or (not prompt.is_text and all(map(_are_messages, column.values)))
 
 
 def _choice(there: Named) -> Layout | None:

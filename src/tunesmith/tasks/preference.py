@@ -1,78 +1,116 @@
-"""Which of two replies people prefer, learned directly, without a model of rewards between (DPO and kin)."""
+"""Which replies people prefer, learned directly, without a model of rewards between (DPO and kin)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
-from tunesmith.batch import IGNORED, PIECES, Batch, Column, Encoded, Example, Ragged
+from tunesmith.batch import IGNORED, Batch, Column, Encoded, Example, Ragged
 from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen, objects
-from tunesmith.errors import BadRow
+from tunesmith.errors import BadRow, shown
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
-from tunesmith.tasks.graded import NLL, TARGETS, next_tokens, token_sums
-from tunesmith.tasks.replies import FEWEST_PROMPT_TOKENS, end_of, plain_ids
-from tunesmith.tasks.text import read_text
+from tunesmith.tasks.chat import Asked
+from tunesmith.tasks.chat_format import chat_format
+from tunesmith.tasks.classification import label_name
+from tunesmith.tasks.graded import NLL, TARGETS, token_sums
+from tunesmith.tasks.preference_rows import Writer, example, mismatched, read_texts, read_turns
 
 METRICS = ("reward_accuracy", "reward_margin")
+KTO_METRICS = ("roc_auc", "accuracy", "mcc")
 REFERENCE = "reference"
+DESIRABLE = "desirable"
 CHOSEN, REJECTED = 0, 1
+OWN, ANOTHER = 0, 1
+"""The sequences of a row with `kto`: the prompt with its own reply, and with that of another row."""
+LABELS = BAD, GOOD = ("bad", "good")
+VERDICTS = {**dict.fromkeys(("true", "1", GOOD), GOOD), **dict.fromkeys(("false", "0", BAD), BAD)}
 JUDGED = (
     ("where is my parcel", "thank you, it is late", "never"),
     ("the kettle is broken", "please, a refund now", "terrible"),
     ("cancel my order", "good morning, now", "slow, never again"),
 )
+PAIRS = tuple({"prompt": prompt, "chosen": good, "rejected": bad} for prompt, good, bad in JUDGED)
+TURNS = tuple({**pair, "prompt": [{"role": "user", "content": pair["prompt"]}]} for pair in PAIRS)
+VOTES = tuple(
+    {"prompt": prompt, "completion": reply, "label": label}
+    for prompt, good, bad in JUDGED
+    for reply, label in ((good, True), (bad, False))
+)
 
 
 class Preference(TaskOptions):
-    """A reply that is preferred to another."""
+    """A reply that is preferred to another, or called good or bad by itself."""
 
     families: ClassVar[frozenset[Family]] = frozenset({Family.DECODER})
     version: ClassVar[int] = 1
     compares: ClassVar[bool] = True
-    specimens: ClassVar[tuple[Specimen, ...]] = tuple(
-        Specimen(
-            {"criterion": criterion, **more},
-            tuple({"prompt": prompt, "chosen": good, "rejected": bad} for prompt, good, bad in JUDGED),
-        )
-        for criterion, more in (("dpo", {}), ("ipo", {}), ("orpo", {}), ("simpo", {"beta": 2.0}))
+    specimens: ClassVar[tuple[Specimen, ...]] = (
+        Specimen({"criterion": "dpo"}, PAIRS),
+        Specimen({"criterion": "ipo"}, PAIRS),
+        Specimen({"criterion": "orpo"}, PAIRS),
+        Specimen({"criterion": "simpo", "beta": 2.0}, PAIRS),
+        Specimen({"criterion": "kto", "beta": 1.0}, VOTES),
+        Specimen({"criterion": "dpo"}, TURNS),
     )
 
-    prompt: str = Field("prompt", description="Column of the prompt.")
+    prompt: str = Field("prompt", description="Column of the prompt, a text or a list of messages.")
     chosen: str = Field("chosen", description="Column of the preferred reply.")
     rejected: str = Field("rejected", description="Column of the other reply.")
-    criterion: Literal["dpo", "ipo", "orpo", "simpo"] = Field(
+    completion: str = Field("completion", description="With kto: column of the reply.")
+    label: str = Field("label", description="With kto: column that says whether the reply is good: true or false.")
+    conversations: bool | None = Field(
+        None,
+        description="Write prompts and replies with the model's chat template, a text as a user's turn; "
+        "None: where the training rows hold messages.",
+    )
+    criterion: Literal["dpo", "ipo", "orpo", "simpo", "kto"] = Field(
         "dpo",
-        description="`dpo` (arXiv:2305.18290), `ipo` (arXiv:2310.12036), and without a reference `orpo` "
-        "(arXiv:2403.07691) or `simpo` (arXiv:2405.14734).",
+        description="`dpo` (arXiv:2305.18290), `ipo` (arXiv:2310.12036), without a reference `orpo` (arXiv:2403.07691) "
+        "or `simpo` (arXiv:2405.14734), and for single replies that are good or bad `kto` (arXiv:2402.01306).",
     )
     beta: float = Field(
         0.1, gt=0, description="How much the tuned model is held to the base; for orpo the weight of odds."
     )
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="With dpo: share of pairs that may be the wrong way.")
     margin: float = Field(0.5, ge=0, description="With simpo: how much better the chosen reply has to be.")
-    metric: str | None = Field(None, description="Main metric; None: reward_accuracy.")
+    desirable: float = Field(1.0, gt=0, description="With kto: weight of the good replies.")
+    undesirable: float = Field(1.0, gt=0, description="With kto: weight of the bad replies.")
+    metric: str | None = Field(None, description="Main metric; None: reward_accuracy, or roc_auc with kto.")
+
+    @property
+    def _single(self) -> bool:
+        """Whether a row has one reply, which is good or bad."""
+        return self.criterion == "kto"
+
+    @property
+    def _replies(self) -> Mapping[str, str]:
+        """The columns of a row's replies, by what they are."""
+        if self._single:
+            return {"completion": self.completion}
+        return {"chosen": self.chosen, "rejected": self.rejected}
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return (self.prompt, self.chosen, self.rejected)
+        return (*self.inputs, self.label) if self._single else self.inputs
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return self.fields
+        return (self.prompt, *self._replies.values())
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return in_front(self.metric, METRICS)
+        return in_front(self.metric, KTO_METRICS if self._single else METRICS)
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        return ()
+        return ("majority", "tfidf_logistic") if self._single else ()
 
     def auto_class(self, family: Family) -> str:
         return "AutoModelForCausalLM"
@@ -81,45 +119,71 @@ class Preference(TaskOptions):
         return {}
 
     def read(self, row: Mapping[str, Any], *, with_target: bool = True) -> tuple[Mapping[str, Any], Any]:
-        inputs = {
-            name: read_text(row, column)
-            for name, column in zip(("prompt", "chosen", "rejected"), self.fields, strict=True)
-        }
+        turns = self.conversations
+        if turns is None:
+            turns = any(isinstance(row.get(column), list | tuple) for column in self.inputs)
+        inputs = (read_turns if turns else read_texts)(row, self.prompt, self._replies)
+        if self._single:
+            return inputs, self._verdict(row.get(self.label)) if with_target else None
         if inputs["chosen"] == inputs["rejected"]:
             raise BadRow(self.rejected, "the chosen reply", "another one", "same_replies")
         return inputs, () if with_target else None
 
+    def _verdict(self, value: Any) -> str:
+        """`good` or `bad`. Raises BadRow for anything that does not plainly say so."""
+        name = label_name(value, self.label)
+        if name not in VERDICTS:
+            raise BadRow(self.label, shown(value), "true or false, 1 or 0, good or bad", "bad_label")
+        return VERDICTS[name]
+
+    def learn(self, records: Sequence[Record]) -> Self:
+        if self.conversations is not None or not records:
+            return self
+        return self.model_copy(update={"conversations": _holds_turns(records[0])})
+
+    def check(self, record: Record) -> None:
+        if self.conversations is not None and _holds_turns(record) != self.conversations:
+            forms = ("a text", "messages")
+            found, expected = forms if self.conversations else reversed(forms)
+            hint = "`conversations: true` takes texts for turns"
+            raise BadRow(self.prompt, found, f"{expected}, as in the first training row; {hint}", "mixed_prompts")
+
     def columns(self) -> Mapping[str, Column]:
+        verdict = {DESIRABLE: Column(0, per="row", role="target")} if self._single else {}
         return {
             "labels": Column(IGNORED, role="target"),
             REFERENCE: Column(0.0, per="row", role="target"),
+            **verdict,
         }
 
     def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
-        """Both replies behind the same prompt, as sequences of their own; a long prompt loses its start."""
-        tokenizer = codec.tokenizer
+        """Both replies behind the same prompt, as sequences of their own; a long prompt loses its start.
+
+        With `kto` the second one is another row's reply behind this prompt, from which the distance between tuned model
+        and base is estimated; a row without a label, which is only asked about, has none.
+        """
+        writer = Writer(codec.tokenizer, max_tokens)
         rows = []
-        for record in records:
-            prompt = list(tokenizer(record.inputs["prompt"], split_special_tokens=True, verbose=False)["input_ids"])
-            if len(prompt) > 1 and prompt[-1] == tokenizer.eos_token_id:
-                prompt = prompt[:-1]
-            replies = [
-                [*plain_ids(tokenizer, record.inputs[name]), end_of(tokenizer)] for name in ("chosen", "rejected")
-            ]
-            room = max_tokens - max(map(len, replies))
-            if room < min(len(prompt), FEWEST_PROMPT_TOKENS):
-                rows.append(Example(record.row, {}, refused="reply_too_long"))
+        for place, record in enumerate(records):
+            more: dict[str, Sequence[float]] = {}
+            try:
+                lines = writer.behind(record.inputs["prompt"], [record.inputs[name] for name in self._replies])
+            except BadRow as error:
+                rows.append(Example(record.row, {}, refused=error.reason))
                 continue
-            kept = prompt[max(0, len(prompt) - room) :]
-            lines = [[*kept, *reply] for reply in replies]
-            marks = [[False] * len(kept) + [True] * len(reply) for reply in replies]
-            columns: dict[str, Sequence[float]] = {
-                "input_ids": [token for line in lines for token in line],
-                "labels": [label for line, mark in zip(lines, marks, strict=True) for label in next_tokens(line, mark)],
-                PIECES: [len(line) for line in lines],
-            }
-            rows.append(Example(record.row, columns, len(prompt) - len(kept)))
+            if self._single and record.target is not None:
+                lines = [*lines, mismatched(writer, records, place) or lines[OWN]]
+                more = {DESIRABLE: [int(record.target == GOOD)]}
+            rows.append(example(record.row, lines, more))
         return rows
+
+    def furnish(self, codec: Codec) -> None:
+        """Gives the tokenizer the template that its model was tuned with, where it has none."""
+        if self.conversations and not codec.tokenizer.chat_template:
+            codec.tokenizer.chat_template = chat_format(codec.tokenizer).source
+
+    def stratum(self, record: Record) -> str | None:
+        return str(record.target) if self._single else None
 
     def refer(self, data: Encoded, values: Sequence[NDArray[np.float64]]) -> Encoded:
         """The rows with the log-likelihoods that the base gives their two replies."""
@@ -149,6 +213,8 @@ class Preference(TaskOptions):
             mean = likelihood / tokens
             return -functional.logsigmoid(self.beta * (mean[:, CHOSEN] - mean[:, REJECTED]) - self.margin).sum()
         gain = likelihood - batch.targets[REFERENCE].to(likelihood.dtype)
+        if self.criterion == "kto":
+            return self._kto(gain, batch.targets[DESIRABLE][:, 0] == 1)
         if self.criterion == "ipo":
             mean = gain / tokens
             return ((mean[:, CHOSEN] - mean[:, REJECTED] - 1 / (2 * self.beta)) ** 2).sum()
@@ -156,31 +222,80 @@ class Preference(TaskOptions):
         kept = (1 - self.label_smoothing) * functional.logsigmoid(gap)
         return -(kept + self.label_smoothing * functional.logsigmoid(-gap)).sum()
 
+    def _kto(self, gain: Tensor, good: Tensor) -> Tensor:
+        """How far good replies are from having gained more than others on average, and bad ones from less; summed.
+
+        gain: [B, 2] in log-likelihood over the base. good: [B]. The average of what replies of other rows gain
+        estimates the distance (KL) of the tuned model from the base. It is taken over the rows that share a forward
+        pass, as in the paper, so that dividing a batch otherwise changes the loss; no gradient runs through it.
+        Source: Ethayarajh et al. 2024, arXiv:2402.01306, section 4.1, as TRL's KTOTrainer has it.
+        """
+        distance = gain[:, ANOTHER].detach().mean().clamp(min=0)
+        ahead = torch.where(good, gain[:, OWN] - distance, distance - gain[:, OWN])
+        losses = torch.sigmoid(-self.beta * ahead)
+        return self.desirable * losses[good].sum() + self.undesirable * losses[~good].sum()
+
     def gold(self, records: Sequence[Record]) -> Predictions:
+        if self._single:
+            gold = np.array([LABELS.index(record.target) for record in records], dtype=np.int64)
+            scores = np.zeros((len(records), len(LABELS)))
+            return Predictions(numbers_of(records), gold, np.zeros_like(gold), scores, LABELS)
         nothing = objects([()] * len(records))
         return Predictions(numbers_of(records), nothing, nothing, None, (), "scores")
 
     def predictions(self, outputs: Outputs, records: Sequence[Record]) -> Predictions:
-        """`right` where the chosen reply has the higher reward; margin: by how much."""
+        """`right` where the chosen reply has the higher reward; margin: by how much. With kto, labels."""
+        if self._single:
+            scores = self._verdicts(outputs)
+            return replace(self.gold(records), answers=scores.argmax(axis=-1), scores=scores)
         rewards = self._rewards(outputs)
-        margin = rewards[:, CHOSEN] - rewards[:, REJECTED] if len(rewards) else np.zeros(0)
+        margin = rewards[:, CHOSEN] - rewards[:, REJECTED]
         extras = {"right": (margin > 0).astype(np.float64), "margin": margin, "pairs": np.ones(len(margin))}
         return replace(self.gold(records), extras=extras)
 
     def _rewards(self, outputs: Outputs) -> NDArray[np.float64]:
         """[N, 2]: beta times the gain over the base in log-likelihood, or where there is no base the mean of it."""
-        sums = np.array([[-piece[NLL] for piece in value] for value in outputs.values]).reshape(-1, 2)
-        tokens = np.array([[piece[TARGETS] for piece in value] for value in outputs.values]).reshape(-1, 2)
+        sums, tokens = _likelihoods(outputs, 2)
         base = outputs.data.columns.get(REFERENCE)
         if self.criterion in ("dpo", "ipo") and base is not None:
-            gain = sums - np.array([base[place] for place in range(len(outputs.data))]).reshape(-1, 2)
+            gain = sums - base.values.reshape(-1, 2)
             return np.asarray(self.beta * (gain if self.criterion == "dpo" else gain / tokens))
         return np.asarray(self.beta * sums / tokens)
 
+    def _verdicts(self, outputs: Outputs) -> NDArray[np.float64]:
+        """[N, 2] shares of LABELS: good is the sigmoid of beta times the gain over the base in log-likelihood.
+
+        Of a model that is asked without its base, good is the likelihood of the reply a token (its geometric mean):
+        that puts replies in order, but half of it is no natural limit.
+        """
+        sums, tokens = _likelihoods(outputs, 1)
+        base = outputs.data.columns.get(REFERENCE)
+        if base is None:
+            good = np.exp(sums / tokens)[:, OWN]
+        else:
+            good = expit(self.beta * (sums[:, OWN] - base.values.reshape(-1, 2)[:, OWN]))
+        return np.stack([1 - good, good], axis=1)
+
     def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
-        """Which reply has the higher reward; of a model that is asked without its base, the likelier one (a token)."""
+        """Which reply has the higher reward; of a model that is asked without its base, the likelier one (a token).
+
+        With kto, whether the reply is good.
+        """
+        rows, names = self._rewards, ("chosen", "rejected")
+        if self._single:
+            rows, names = self._verdicts, LABELS
         found = []
-        for row in self._rewards(outputs).tolist():
-            scores = {"chosen": row[CHOSEN], "rejected": row[REJECTED]}
+        for row in rows(outputs).tolist():
+            scores = dict(zip(names, row, strict=True))
             found.append(Answer(max(scores, key=lambda name: scores[name]), scores))
         return found
+
+
+def _holds_turns(record: Record) -> bool:
+    return isinstance(record.inputs["prompt"], Asked)
+
+
+def _likelihoods(outputs: Outputs, replies: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[N, replies] sums of log-likelihood of each row's first replies, and their tokens."""
+    found = np.array([value[:replies, [NLL, TARGETS]] for value in outputs.values]).reshape(-1, replies, 2)
+    return -found[..., 0], found[..., 1]
