@@ -217,6 +217,7 @@ def _endless(parcel: Parcel) -> str:
 
 def _written(parcel: Parcel) -> str:
     causal, kind = parcel.auto_class == CAUSAL, parcel.task_spec["kind"]
+    kind = "chat" if kind == "preference" and parcel.task_spec.get("conversations") else kind
     if kind == "chat":
         asked = _chatted(parcel)
     elif kind == "language" and not causal:

@@ -174,7 +174,7 @@ def balance(splits: Splits, task: Task) -> Iterator[Finding]:
         yield Finding("balance", "warning", message, len(rare))
     (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
     if many > UNEVEN * few:
-        remedy = "" if kind == "spans" else "; task.balance can even that out"
+        remedy = "; task.balance can even that out" if hasattr(task, "balance") else ""
         message = f"'{most}' has {many} training {unit} and '{least}' {few}{remedy}"
         yield Finding("balance", "warning", message, many)
 
