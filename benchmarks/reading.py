@@ -2,24 +2,28 @@
 
 TUNESMITH_BENCH_DATA=FOLDER python benchmarks/reading.py [squad] [subjqa] [--seeds 1] [--rows N] [--epochs E] [--rate R]
 
-squad: MiniLM on 4,000 questions, judged on 500 of the same make and on 1,062 with several references each. Windows,
-stride, epochs, batch, peak rate, schedule, warm-up, decay, number format (bfloat16 where the processor has it) and the
-new layer's weights are the same on both sides, which alternate, each in a process of its own:
+squad: MiniLM on 4,000 questions, judged on 500 of the same make and on 1,062 with several references each (some of
+their texts are among the 500 and the development rows, too). Windows, stride, epochs, batch, peak rate, schedule,
+warm-up, decay, no dropout, number format (bfloat16 where the processor has it) and the new layer's weights are the same
+on both sides, which alternate, each in a process of its own:
 
-  trainer  transformers.Trainer, with the windows, targets and span search of transformers' run_qa example
-  ours     tunesmith run, its checkpoint included
+  trainer  transformers.Trainer, with the windows, targets and span search of transformers' run_qa example, its scaling
+           of the loss mended
+  ours     tunesmith run
 
-Both answer in float32. Time is from the first step to the end of training. EM and F1 are those of SQuAD's script;
+Both answer in float32. Time is that of the updates, without saving. EM and F1 are those of SQuAD's script;
 sides are compared question by question: the difference of the means over the seeds, with a bootstrap interval over
 questions.
 
-subjqa: MiniLM on reviews of electronics, groceries and restaurants, beside never giving an answer. A question was put
-to several readers, each a row of its own here, and half of them found no answer. Test rows of one question are judged
-twice: together, as SQuAD's script does (a question has an answer where any reader found one, and the best reference
-counts), and reader by reader. Intervals are over questions.
+subjqa: MiniLM on reviews of electronics, groceries and restaurants, beside never giving an answer. Most questions were
+put to two readers, each a row of its own in the files, and half of the rows have no answer. Here a question is one row
+with every reader's answer, as in SQuAD: it has none where no reader found one. The answers to the test questions are
+judged once against all readers together, as SQuAD's script does (the best reference counts), and once reader by reader,
+as the files are. Intervals are over questions.
 
---dev judges on the development rows, by which rates and epochs were chosen (and SubjQA's best epoch and threshold for
-no answer, always); the test rows chose nothing.
+--dev judges on the development rows, by which SQuAD's peak rate was chosen; SubjQA takes it over. SubjQA's threshold
+for no answer and the epoch whose weights are kept come from its development rows in each run. No test row chose
+anything.
 """
 
 import argparse
@@ -314,8 +318,8 @@ def subjqa_lines(seed: int, questions: list[Rows], said: list[str], judged: dict
     exact, main = (judged["metrics"][name]["value"] for name in ("answer_exact", "answer_f1"))
     baseline = judged["baselines"][0]
     gap = "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format(**baseline["difference"])
-    never = f"{baseline['metrics']['answer_f1']['value']:.4f}"
-    first = (seed, "together", len(said), answered, f"{exact:.4f}", f"{main:.4f}", never, gap, baseline["p_value"])
+    never, p_value = f"{baseline['metrics']['answer_f1']['value']:.4f}", f"{baseline['p_value']:.2g}"
+    first = (seed, "together", len(said), answered, f"{exact:.4f}", f"{main:.4f}", never, gap, p_value)
     gold = [row["answers"]["text"] for readers in questions for row in readers]
     of_question = np.repeat(np.arange(len(questions)), [len(readers) for readers in questions])
     told = [said[number] for number in of_question]
