@@ -1,10 +1,12 @@
 """What the measurements share: where data lie, a table, a fresh process that answers in JSON."""
 
+import gzip
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,12 @@ def data(*names: str) -> Path | None:
         print(f"skipped: {VARIABLE} holds no {', '.join(missing)}", flush=True)
         return None
     return place
+
+
+def read(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a packed JSONL file, or the first so many of them."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in islice(file, limit)]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -27,7 +27,6 @@ anything.
 """
 
 import argparse
-import gzip
 import json
 import statistics
 import tempfile
@@ -38,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bench import data, fresh, table
+from _bench import data, fresh, read, table
 
 from tunesmith.evaluate.answers import exact_matches, f1s
 
@@ -71,11 +70,6 @@ class Setting:
 
 CHOSEN = {"squad": (2.0, 2e-4), "subjqa": (3.0, 2e-4)}
 """Epochs and peak rate of each part."""
-
-
-def read(path: Path, limit: int | None = None) -> Rows:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file][:limit]
 
 
 def write(rows: Rows, path: Path) -> str:

@@ -14,7 +14,6 @@ row: the difference of mean accuracy over the seeds, with a bootstrap interval o
 """
 
 import argparse
-import gzip
 import json
 import resource
 import statistics
@@ -24,15 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bench import data, fresh, table
+from _bench import data, fresh, read, table
 
 SIDES = ("defaults", "best", "ours")
 BATCH, RATE = 16, 5e-5
-
-
-def read(path: Path, limit: int | None) -> list[dict[str, str]]:
-    with gzip.open(path, "rt") as file:
-        return [json.loads(line) for line in file][:limit]
 
 
 def reference(best: bool, place: Path, seed: int, epochs: float, limit: int | None, folder: Path) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tunesmith.batch import Encoded, Ragged
-from tunesmith.contracts import Card, Corpus, Family, Finding, Ledger, Outputs, Record, Step, Task
+from tunesmith.contracts import Card, Corpus, Family, Finding, Ledger, Record, Step, Task
 from tunesmith.evaluate.judge import judge
 from tunesmith.evaluate.lines import prediction_line
 from tunesmith.evaluate.metrics import measure
 from tunesmith.evaluate.options import EvaluateOptions
+from tunesmith.given import Outputs
 from tunesmith.prepare.audit import picture
 from tunesmith.recipe import recipe_from
 from tunesmith.run import Run, environment

@@ -14,13 +14,14 @@ from peft import PeftModel
 from test_deploy import opened, parcel
 from tunesmith import commit
 from tunesmith.batch import encoded
-from tunesmith.contracts import Answer, Artifact, Decoding, Outputs, Record, Task
+from tunesmith.contracts import Artifact, Record, Task
 from tunesmith.deploy.export import export
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.parity import LIMIT
 from tunesmith.deploy.parity_child import reduced
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.generate import Speaker, with_replies
+from tunesmith.given import Answer, Decoding, Outputs
 from tunesmith.quiet import quiet
 from tunesmith.train.loop import steps
 from workshop import CPU, Bench, bench

@@ -13,9 +13,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
-from tunesmith.contracts import Predictions, objects
 from tunesmith.evaluate import BASELINES, METRICS
 from tunesmith.evaluate.metrics import find
+from tunesmith.given import Predictions, objects
 from tunesmith.tasks import TASKS
 
 Baseline = Callable[[Sequence[str], Predictions, Sequence[str], Predictions], Predictions]

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tunesmith.contracts import Family, Outputs, Predictions, Record, Reply
+from tunesmith.contracts import Family, Record
 from tunesmith.errors import UserError
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.metrics import measure
+from tunesmith.given import Outputs, Predictions, Reply
 from tunesmith.tasks.code import LOST, Code
 from tunesmith.tasks.generation import Generation
 from tunesmith.tasks.replies import continued_ids

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -196,6 +197,22 @@ def test_a_shipped_recipe_runs_from_start_to_end(recipe: Path, tmp_path: Path) -
     assert run.state == "complete"
     assert run.read_json("evaluation.json")["rows"] == (24 if "handbook" not in recipe.stem else 7)
     assert run.report.stat().st_size > 10_000
+
+
+def test_the_method_of_the_contributor_s_page_can_be_tuned_with(tmp_path: Path) -> None:
+    """What a maintainer copies from the page is called as the house calls a method."""
+    from tunesmith.adapting import Setting, adapted_model
+    from tunesmith.tasks.classification import Classification
+    from workshop import opened
+
+    (code,) = [block.text for block in blocks() if "class BitFit" in block.text]
+    names: dict[str, Any] = {}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), names)
+    task = Classification(labels=("a", "b"))
+    foundation = opened(tmp_path, "bert", "AutoModelForSequenceClassification")
+    adapted = adapted_model(foundation, task, names["BitFit"](), Setting(0))
+    assert "classifier.weight" in adapted.trainable
+    assert all(name.endswith(".bias") for name in adapted.trainable if not name.startswith("classifier"))
 
 
 def test_the_two_commands_of_the_readme_are_those_of_the_ci() -> None:

@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
             "figures",
             "forward",
             "generate",
+            "given",
             "letters",
             "options",
             "parts",
@@ -37,7 +38,9 @@ FLOORS: dict[str, int] = {
     ),
     **dict.fromkeys(ROOMS, 1),
     **dict.fromkeys(("recipe", "recipe_errors", "recipe_schema", "recipe_yaml", "run"), 2),
-    **dict.fromkeys(("adapting", "answering", "api", "general", "house", "pipeline", "trained", "training"), 3),
+    **dict.fromkeys(
+        ("adapting", "answering", "api", "delivery", "general", "house", "pipeline", "trained", "training"), 3
+    ),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 """The floor of each module and package directly below tunesmith. A new one must be given its place here."""

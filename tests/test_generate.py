@@ -12,9 +12,10 @@ import torch
 
 from tiny import model_folder
 from tunesmith.batch import Encoded, Example, Padding, encoded, padding_for
-from tunesmith.contracts import Codec, Decoding, Family, Outputs, Reply
+from tunesmith.contracts import Codec, Family
 from tunesmith.forward import Inference
 from tunesmith.generate import Speaker, _replies, replies, with_replies
+from tunesmith.given import Decoding, Outputs, Reply
 from tunesmith.quiet import quiet
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.load import load_model

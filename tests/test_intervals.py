@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from tunesmith.contracts import Predictions
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.intervals import bootstrap, difference, paired_test, smallest_detectable
 from tunesmith.evaluate.metrics import Metric
+from tunesmith.given import Predictions
 
 ACCURACY: Metric = METRICS.load("accuracy")
 MAE: Metric = METRICS.load("mae")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from finished_run import given as outputs_of
-from tunesmith.contracts import Predictions, Record, Task
+from tunesmith.contracts import Record, Task
 from tunesmith.evaluate.judge import FEW_ROWS, judge, verdict
 from tunesmith.evaluate.options import EvaluateOptions
+from tunesmith.given import Predictions
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.regression import Regression
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from tunesmith import commit
-from tunesmith.contracts import Corpus, Ledger, Predictions, Step
+from tunesmith.contracts import Corpus, Ledger, Step
 from tunesmith.errors import Interrupted, UserError
+from tunesmith.given import Predictions
 from tunesmith.run import Run
 from tunesmith.train.journal import read_journal
 from tunesmith.train.signals import Wish, stop_wish

@@ -13,15 +13,16 @@ import torch
 
 from tiny import CONFIGURATIONS, ZOO
 from tunesmith.adapt import METHODS
-from tunesmith.adapting import Setting, adapted_model, merged
-from tunesmith.contracts import Family, Outputs, Predictions, parts_of
+from tunesmith.adapting import Setting, adapted_model
+from tunesmith.contracts import Family, parts_of
 from tunesmith.errors import UserError
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.generate import Speaker, with_replies
+from tunesmith.given import Outputs, Predictions
 from tunesmith.select.foundation import family_of, mapping_of, supported
 from tunesmith.tasks import TASKS
 from tunesmith.train.loop import steps
-from workshop import CPU, Bench, bench, left, opened, records_of
+from workshop import CPU, Bench, bench, left, merged, opened, records_of
 
 UNABLE = {
     ("m2m100", "language"): "has no mark for what is taken out",

@@ -13,10 +13,10 @@ from scipy import stats
 from sklearn import metrics
 
 from test_metrics_of_texts import REFERENCES as OF_TEXTS
-from tunesmith.contracts import Predictions
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.labels import confusion, per_class
 from tunesmith.evaluate.metrics import measure
+from tunesmith.given import Predictions
 
 Reference = Callable[[Predictions], float]
 NUMBERS = ("mae", "mse", "rmse", "pearson", "spearman", "r2")

@@ -17,10 +17,10 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 from seqeval import metrics as seqeval
 
-from tunesmith.contracts import Predictions, objects
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.intervals import bootstrap, difference, paired_test
 from tunesmith.evaluate.metrics import Metric, measure
+from tunesmith.given import Predictions, objects
 
 Reference = Callable[[Predictions], float]
 LABELS = ("LOC", "ORG", "PER")

@@ -89,6 +89,7 @@ def test_every_task_leaves_a_model_of_its_own(
     assert {line["part"] for line in lines} == set(tasks)
     page = run.report.read_text()
     assert all(f"{name}: Results on" in page for name in tasks)
+    assert "mood: Labels in the training rows" in page
 
     row = rows()[3]
     (answer,) = api.ask(run.folder, [row])
@@ -224,6 +225,7 @@ def test_drawn_rows_follow_the_shares(place: Path) -> None:
         ({"tasks": {"a b": TASKS["mood"], "c": TASKS["stars"]}}, "cannot name a task"),
         ({"tasks": {**TASKS, "best": {"kind": "preference"}}}, "compares with the base"),
         ({"tasks": {**TASKS, "deep": {"kind": "multi_task", "tasks": TASKS}}}, "multi_task"),
+        ({"tasks": {**TASKS, "told": {"kind": "prompted", "template": ["{text} {label}"]}}}, "several templates"),
         ({"tasks": TASKS, "shares": {"mood": 1}}, "say one for every task"),
         ({"tasks": TASKS, "shares": {**dict.fromkeys(TASKS, 1), "moods": 2}}, "did you mean 'mood'"),
         ({"tasks": TASKS, "metric": "mood/mae"}, "does not suit"),
@@ -263,6 +265,49 @@ def test_a_model_without_one_of_the_heads_says_so(place: Path) -> None:
     model_folder("t5", place / "t5")
     with pytest.raises(UserError, match=r"task\.tasks\.said: cannot use encoder-decoder"):
         api.run(recipe("./t5", TASKS), folder=place / "run", base=place)
+
+
+def test_what_a_task_learns_after_training_or_may_know_before_it_is_asked_of_each(place: Path) -> None:
+    """A threshold for no answer, found on the validation rows; the untuned model beside a task that writes."""
+    asked = [
+        {"question": f"what is {n}", "context": f"the lamp is red {n}", "answers": ["red"] if n % 2 else []}
+        for n in range(40)
+    ]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows(), *asked]))
+    model_folder("bert", place / "bert")
+    tasks = {"mood": TASKS["mood"], "where": {"kind": "span_qa"}}
+    run = api.run(recipe("./bert", tasks), folder=place / "run", base=place)
+    note = json.loads((run.folder / "artifact" / "where" / "tunesmith.json").read_text())
+    assert isinstance(note["task"]["threshold"], float)
+
+    model_folder("llama", place / "llama")
+    run = api.run(recipe("./llama", WRITES), folder=place / "other", base=place)
+    parts = run.read_json("evaluation.json")["parts"]
+    assert "untuned" in [baseline["name"] for baseline in parts["answer"]["baselines"]]
+    assert "untuned" not in [baseline["name"] for baseline in parts["mood"]["baselines"]]
+
+
+def test_a_conversation_is_answered_by_the_task_that_takes_one(place: Path) -> None:
+    talks = [
+        {"messages": [{"role": "user", "content": f"hi {n}"}, {"role": "assistant", "content": "now"}]}
+        for n in range(20)
+    ]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows(), *talks]))
+    model_folder("llama", place / "llama")
+    tasks = {"mood": TASKS["mood"], "talk": {"kind": "chat", "decoding": {"max_new_tokens": 4}}}
+    run = api.run(recipe("./llama", tasks), folder=place / "run", base=place)
+    talked, judged = api.ask(run.folder, [{"messages": [{"role": "user", "content": "hi"}]}, {"text": "my lamp"}])
+    assert set(talked.value) == {"talk"}
+    assert set(judged.value) == {"mood"}
+
+
+def test_the_audit_and_the_report_show_the_labels_of_each_task(place: Path) -> None:
+    from tunesmith.recipe import recipe_from
+
+    train = api.audit(recipe_from(recipe("./bert", TASKS)), place)["splits"]["train"]["parts"]
+    assert set(train["mood"]["balance"]) == {"good", "bad"}
+    assert train["stars"]["targets"]["max"] == 5
+    assert train["said"]["balance"].keys() == {"THING"}
 
 
 def test_the_rows_of_each_task_are_looked_at_by_themselves(place: Path) -> None:

@@ -16,9 +16,10 @@ from test_pipeline import lines, recipe
 from tiny import model_folder
 from tunesmith import api
 from tunesmith.batch import IGNORED, PIECES, Batch, Encoded, Example, encoded
-from tunesmith.contracts import Codec, Family, Outputs, Record
+from tunesmith.contracts import Codec, Family, Record
 from tunesmith.errors import BadRow, UserError
 from tunesmith.forward import Inference, all_outputs
+from tunesmith.given import Outputs
 from tunesmith.prepare.detect import detect
 from tunesmith.report.row import row_view
 from tunesmith.tasks.chat import Chat

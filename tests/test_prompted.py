@@ -205,14 +205,33 @@ def test_of_several_templates_the_best_is_taken_and_all_are_told(place: Path) ->
     for one in search["found"]:  # what each reaches by itself is what was told of it
         alone = recipe(train={"max_steps": 0})
         alone["task"] = {**alone["task"], "template": one["name"]}
-        alone["data"] = {**alone["data"]}
         other = api.run(alone, folder=place / f"alone{len(one['name'])}", base=place)
-        assert (other.folder / "search.json").exists() is False
-        event = json.loads(other.journal.read_text().splitlines()[-1])
-        assert event["event"] == "end"
+        assert not (other.folder / "search.json").exists()
+        rows = [json.loads(line) for line in (place / "rows.jsonl").read_text().splitlines()]
+        held = [rows[line - 1] for _, line in run.read_json("split.json")["validation"]]
+        answers = api.ask(other.folder, [row["text"] for row in held])
+        right = [answer.value == row["label"] for answer, row in zip(answers, held, strict=True)]
+        assert one["rows"] == len(held)
+        assert one["accuracy"] == pytest.approx(np.mean(right))
+    assert "Templates compared before tuning" in run.report.read_text()
     (answer,) = api.ask(run.folder, ["my lamp is so"])
     assert answer.value in ("bad", "good")
     assert json.loads((run.folder / "artifact" / "tunesmith.json").read_text())["task"]["template"] == search["taken"]
+
+
+@pytest.mark.parametrize("row", [("my lamp",), ("my lamp", "my kettle", "bad"), ("my lamp", "so"), ()])
+def test_shown_rows_that_cannot_be_read_are_told(row: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"task\.demonstrations.*'text', then one of the labels"):
+        task_of(demonstrations=[row])
+
+
+def test_a_row_is_not_shown_its_own_answer(tmp_path: Path) -> None:
+    codec = opened(tmp_path, "llama", AUTO["llama"]).codec
+    task = task_of(template="{text} is {label}", demonstrations=[("my lamp", "good"), ("my shop", "bad")])
+    (one,) = task.encode([record("my lamp", "good")], codec, 200)
+    text = codec.tokenizer.decode(one.columns["input_ids"], skip_special_tokens=True)
+    assert "my shop is late" in text
+    assert "quick" not in text
 
 
 def test_without_a_step_the_model_is_the_one_that_was_given(place: Path) -> None:

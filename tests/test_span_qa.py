@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.batch import encoded
-from tunesmith.contracts import Outputs
 from tunesmith.errors import BadRow
+from tunesmith.given import Outputs
 from tunesmith.tasks.span_qa import CONTEXT, NEVER, NOTHING, SpanQA
 from tunesmith.tasks.threshold import best_threshold
 from workshop import opened, records_of

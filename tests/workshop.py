@@ -1,11 +1,13 @@
 """A tiny model tuned on a few rows, put together from the rooms as the pipeline does it."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tiny import model_folder
 from tunesmith.adapt import METHODS
@@ -15,6 +17,7 @@ from tunesmith.contracts import Adapted, Family, Foundation, Method, Record, Tas
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.select.foundation import fit_tokenizer, open_foundation
 from tunesmith.select.options import ModelOptions
+from tunesmith.several import Several
 from tunesmith.tasks import TASKS
 from tunesmith.train.loop import Course, State
 from tunesmith.train.optimiser import make_optimiser
@@ -81,6 +84,14 @@ def bench(folder: Path, family_kind: str, task_kind: str, method_kind: str, **mo
     if task.compares:
         data = task.refer(data, all_outputs(adapted.model, task, data, padding, Inference(CPU)).values)
     return Bench(foundation, task, method, records, data, padding, adapted)
+
+
+def merged(model: nn.Module, method: Method) -> nn.Module:
+    """A plain model, or several, without the method's additions. The input is used up."""
+    if not isinstance(model, Several):
+        return method.merge(model)
+    plain = {name: method.merge(copy.deepcopy(model[name])) for name in model.names}  # or the shared would change twice
+    return Several(plain, {name: [part for part, _ in one.named_modules() if part] for name, one in plain.items()})
 
 
 def left(padding: Padding) -> Padding:

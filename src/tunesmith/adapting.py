@@ -1,6 +1,5 @@
 """A foundation with the head, or the heads, that a task asks for, set to be tuned by a method."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,19 +56,6 @@ def _one(foundation: Foundation, task: Task, method: Method, setting: Setting) -
         loaded.model.enable_input_require_grads()  # type: ignore[no-untyped-call]
     adapted = method.adapt(loaded.model, foundation.family, loaded.head, setting.seed, tuple(foundation.grown))
     return Adapted(adapted.model, adapted.trainable, adapted.head, (*loaded.notes, *adapted.notes))
-
-
-def merged(model: nn.Module, method: Method) -> nn.Module:
-    """A plain model, or several, without the method's additions. The input is used up."""
-    if not isinstance(model, Several):
-        return method.merge(model)
-    plain = {name: method.merge(copy.deepcopy(model[name])) for name in model.names}  # or the shared would change twice
-    return Several(plain, {name: _all(one) for name, one in plain.items()})
-
-
-def _all(model: nn.Module) -> tuple[str, ...]:
-    """Every module by name, so that nothing is taken for what another model has."""
-    return tuple(name for name, _ in model.named_modules() if name)
 
 
 def alone(model: nn.Module) -> Mapping[str, nn.Module]:

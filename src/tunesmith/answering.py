@@ -1,5 +1,6 @@
 """What a model answers around its training: before it, to be compared with, and on the judged rows."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from tunesmith.batch import Padding, encoded
-from tunesmith.contracts import Adapted, Family, Foundation, Outputs, Predictions, Record, Task, parts_of
+from tunesmith.contracts import Adapted, Family, Foundation, Record, Task, parts_of
 from tunesmith.errors import UserError
 from tunesmith.evaluate.lines import prediction_line
 from tunesmith.evaluate.metrics import find
+from tunesmith.figures import figures
 from tunesmith.forward import PACKING_LIMIT, Inference, all_outputs, packing_gap
 from tunesmith.generate import Speaker, with_replies
+from tunesmith.given import Outputs, Predictions
 from tunesmith.house import House, Prepared
 from tunesmith.prepare.corpus import without
 from tunesmith.prepare.encode import encode_corpus
@@ -104,13 +107,18 @@ def choose(
         known = [record for record in records if record.row not in data.refused]
         passed = all_outputs(adapted.model, variant, data, prepared.padding, run)
         metric = find(variant.metrics[0])
-        value = metric(variant.predictions(passed.outputs, known))
-        found.append({"name": name, metric.name: value, "loss": passed.mean_loss, "rows": len(known)})
-    sign = 1 if metric.higher_is_better else -1
-    best = max(found, key=lambda one: (one["rows"], sign * one[metric.name], -(one["loss"] or 0.0)))
+        value = metric(variant.predictions(passed.outputs, known)) if known else math.nan
+        kept = value if math.isfinite(value) else None
+        found.append({"name": name, metric.name: kept, "loss": passed.mean_loss, "rows": len(known)})
+
+    def worth(one: Mapping[str, Any]) -> tuple[float, ...]:
+        value, sign = one[metric.name], 1 if metric.higher_is_better else -1
+        return one["rows"], -math.inf if value is None else sign * value, -(one["loss"] or 0.0)
+
+    best = max(found, key=worth)
     for one in found:
         mark = "; taken" if one is best else ""
-        house.screen.say(f"{one['name']!r}: {metric.name} {one[metric.name]:.4f}, loss {one['loss']:.4f}{mark}")
+        house.screen.say(f"{one['name']!r}: {metric.name} {figures(one[metric.name])[0]}{mark}")
     house.keep("search.json", {"split": split, "metric": metric.name, "taken": best["name"], "found": found})
     chosen = task.variants[best["name"]]
     corpus = replace(corpus, task=chosen)
@@ -122,7 +130,7 @@ def choose(
 def settle(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> Task:
     """The task with what the tuned model tells of it on the validation rows."""
     records = prepared.corpus.splits.get("validation", ())
-    if not records or not task.settles:
+    if not records or not any(part.settles for part in parts_of(task).values()):
         return task
     run = Inference(house.world)
     passed = all_outputs(adapted.model, task, prepared.encoded["validation"], prepared.padding, run)
@@ -133,7 +141,9 @@ def look_before(
     house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task
 ) -> Predictions | None:
     """What the model answers before it is tuned, for a task that it may already know; None for others."""
-    if not task.untuned or not house.recipe.evaluate.baselines or house.run.state == "complete":
+    known = any(part.untuned for part in parts_of(task).values())
+    tuned = house.recipe.train.max_steps != 0  # else the model is the untuned one
+    if not known or not tuned or not house.recipe.evaluate.baselines or house.run.state == "complete":
         return None
     house.screen.say(f"asking the model before it is tuned: {len(prepared.corpus.splits[prepared.judged])} rows")
     outputs = answered(house, foundation, prepared, adapted, task)

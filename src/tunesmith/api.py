@@ -10,8 +10,9 @@ from tunesmith.recipe import Recipe, load_recipe, recipe_from
 from tunesmith.run import Run, is_run
 
 if TYPE_CHECKING:
-    from tunesmith.contracts import Answer, Artifact
+    from tunesmith.contracts import Artifact
     from tunesmith.deploy.predictor import Predictor, Predictors
+    from tunesmith.given import Answer
     from tunesmith.house import Screen
     from tunesmith.trained import Row
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tunesmith.batch import DRAWN, Batch, Encoded, Example, Padding, collate, encoded
-from tunesmith.contracts import Outputs, Task, parts_of
+from tunesmith.contracts import Task, parts_of
+from tunesmith.given import Outputs
 from tunesmith.seeds import mix
 from tunesmith.world import World
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from tunesmith.batch import encoded
-from tunesmith.contracts import Adapted, Foundation, Interval, Predictions, Record, Task
+from tunesmith.contracts import Adapted, Foundation, Interval, Record, Task
 from tunesmith.errors import BadRow, UserError
 from tunesmith.evaluate.intervals import bootstrap, difference
 from tunesmith.evaluate.metrics import Metric, find
 from tunesmith.forward import Inference, all_outputs
+from tunesmith.given import Predictions
 from tunesmith.house import House, Prepared
 from tunesmith.prepare.sources import read_source
 from tunesmith.tasks.language import Language

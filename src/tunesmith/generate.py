@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from tunesmith.batch import Encoded, Padding, collate, encoded, padding_for
-from tunesmith.contracts import Codec, Decoding, Family, Outputs, Record, Reply, Task, parts_of
+from tunesmith.contracts import Codec, Family, Record, Task, parts_of
 from tunesmith.forward import Inference, autocast
+from tunesmith.given import Decoding, Outputs, Reply
 from tunesmith.quiet import quiet
 from tunesmith.seeds import mix
 

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from tunesmith.adapting import Setting, adapted_model, alone, require_heads
+from tunesmith.adapting import Setting, adapted_model, require_heads
 from tunesmith.answering import (
     answered,
     choose,
@@ -24,29 +23,17 @@ from tunesmith.answering import (
     settle,
     speaker_for,
 )
-from tunesmith.batch import encoded, padding_for
+from tunesmith.batch import padding_for
 from tunesmith.commit import write_file
-from tunesmith.contracts import (
-    Adapted,
-    Artifact,
-    Corpus,
-    Foundation,
-    Outputs,
-    Predictions,
-    Record,
-    Task,
-    parts_of,
-)
-from tunesmith.deploy.export import export
-from tunesmith.deploy.parcel import Parcel
-from tunesmith.deploy.parity import golden
+from tunesmith.contracts import Adapted, Corpus, Foundation, Record, Task
+from tunesmith.delivery import deploy
 from tunesmith.errors import UserError, named
 from tunesmith.evaluate.judge import judge, together
 from tunesmith.evaluate.metrics import find, measure
 from tunesmith.general import beside, general, said
 from tunesmith.generate import speaks, with_replies
+from tunesmith.given import Outputs, Predictions
 from tunesmith.house import House, Prepared, Screen
-from tunesmith.parts import Part
 from tunesmith.prepare.audit import picture
 from tunesmith.prepare.corpus import file_hashes, read_corpus, without
 from tunesmith.prepare.encode import encode_corpus, lengths
@@ -57,7 +44,6 @@ from tunesmith.report.page import write as write_report
 from tunesmith.run import Run, environment
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.load import parameter_counts
-from tunesmith.tasks import TASKS
 from tunesmith.train.journal import read_journal
 from tunesmith.train.loop import Course
 from tunesmith.train.plan import choose_precision, make_plan
@@ -67,7 +53,6 @@ from tunesmith.world import joined
 
 MOST_TOKENS = 512
 """Longest row by default, where the model could take more: cost grows with the square of the length."""
-GOLDEN_ROWS = 64
 WIDTHS = 8
 """Widths of batches are multiples of it. Measured on a CPU in bfloat16: an eighth less time and memory."""
 
@@ -320,88 +305,6 @@ def _remarks(corpus: Corpus, split: str) -> list[str]:
         if left_out
         else []
     )
-
-
-def deploy(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> list[Artifact]:
-    """Writes the artefacts that the recipe asks for, each only if a fresh process answers like this one."""
-    if not house.world.main:
-        return []
-    recipe = house.recipe
-    kinds = [recipe.method.artifact if kind == "auto" else kind for kind in recipe.deploy.formats]
-    kinds = sorted(dict.fromkeys(kinds), key=lambda kind: kind == "safetensors")  # merging uses the model up
-    house.screen.stage("deploy", ", ".join(kinds))
-    parcels = _parcels(house, foundation, prepared, adapted, task)
-    written: list[tuple[str, Artifact]] = []
-    for kind in kinds:
-        folder = house.run.artifact if len(kinds) == 1 else house.run.artifact / kind
-        for name, parcel in parcels.items():
-            target = folder / name if name else folder
-            target.parent.mkdir(exist_ok=True, parents=True)
-            artifact = export(kind, parcel, target, verify=recipe.deploy.verify)
-            written.append((name, artifact))
-            shown = f"{kind}: {artifact.bytes / 1e6:.1f} MB in {target.relative_to(house.run.folder)}"
-            if artifact.parity:
-                rows, most = artifact.parity["rows"], artifact.parity["max_difference"]
-                shown += f"; a fresh process gives the same outputs on {rows} rows (largest difference {most:.1e})"
-            house.screen.say(shown)
-    house.keep(
-        "deploy.json",
-        [
-            {
-                **({"part": name} if name else {}),
-                "kind": a.kind,
-                "folder": str(a.folder.relative_to(house.run.folder)),
-                "bytes": a.bytes,
-                "parity": dict(a.parity),
-            }
-            for name, a in written
-        ],
-    )
-    return [artifact for _, artifact in written]
-
-
-def _parcels(
-    house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task
-) -> dict[str, Parcel]:
-    """What is exported: the model, or the model of each part of the task."""
-    recipe, judged = house.recipe, house.run.read_json("evaluation.json")
-    folded = task.fold(adapted.model)
-    facts = card_facts(recipe, house.run)
-    written = Part(TASKS)
-    parcels = {}
-    for name, part in parts_of(folded).items():
-        model = alone(adapted.model)[name]
-        rows = folded.of_part(name, prepared.corpus.splits[prepared.judged])
-        records = list(rows or folded.of_part(name, prepared.corpus.splits["train"]))[:GOLDEN_ROWS]
-        data = encoded(part.encode(records, foundation.codec, prepared.max_tokens))
-        padding = replace(prepared.padding, columns={**prepared.padding.columns, **part.columns()})
-        parcels[name] = Parcel(
-            model=model,
-            method=recipe.method,
-            foundation=foundation,
-            task=part,
-            task_spec=written.written(part),  # type: ignore[arg-type]  # tasks are options
-            max_tokens=prepared.max_tokens,
-            golden=golden(model, part, data, padding, records),
-            facts={**facts, "evaluation": judged["parts"].get(name, {}) if name and judged else judged},
-            shares=bool(name),
-        )
-    return parcels
-
-
-def card_facts(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """What a model card tells of the run that its model comes from."""
-    audit = run.read_json("audit.json")
-    return {
-        "name": run.folder.name,
-        "method": recipe.as_mapping()["method"],
-        "licence": recipe.deploy.licence,
-        "files": audit["files"],
-        "ways": audit["ledger"]["ways"],
-        "evaluation": run.read_json("evaluation.json"),
-        "packages": run.read_json("environment.json")["packages"],
-        "recipe_sha256": recipe.digest(),
-    }
 
 
 def finish(house: House, seconds: float) -> None:

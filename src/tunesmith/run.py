@@ -40,6 +40,7 @@ class Run:
     audit = _Inside("audit.json")
     ledger = _Inside("ledger.jsonl")
     split = _Inside("split.json")
+    search = _Inside("search.json")
     parameters = _Inside("parameters.json")
     journal = _Inside("journal.jsonl")
     timing = _Inside("timing.jsonl")

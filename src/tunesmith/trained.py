@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from tunesmith import commit
 from tunesmith.batch import encoded, padding_for
-from tunesmith.contracts import Answer, Artifact, Corpus, Outputs, Record, Task
+from tunesmith.contracts import Artifact, Corpus, Record, Task
+from tunesmith.delivery import GOLDEN_ROWS, card_facts
 from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.export import NOTE
 from tunesmith.deploy.export import export as write_artifact
@@ -23,8 +24,8 @@ from tunesmith.deploy.predictor import Predictor, Predictors
 from tunesmith.errors import BadRow, UserError, named, nearest, shown
 from tunesmith.evaluate.judge import judge, together
 from tunesmith.forward import Inference, all_outputs
+from tunesmith.given import Answer, Outputs
 from tunesmith.parts import Part
-from tunesmith.pipeline import GOLDEN_ROWS, card_facts
 from tunesmith.prepare.corpus import read_corpus
 from tunesmith.prepare.sources import RawRow, read_source
 from tunesmith.prepare.split import text_key
@@ -281,7 +282,7 @@ def _merged(run: Run, part: str, found: Mapping[str, Path], target: Path) -> Art
         task_spec=Part(TASKS).written(cast(Any, task)),
         max_tokens=predictor.max_tokens,
         golden=golden(predictor.model, task, data, padding, records),
-        facts=card_facts(recipe, run),
+        facts=card_facts(recipe, run, part),
     )
     return write_artifact("safetensors", parcel, target)
 

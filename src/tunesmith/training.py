@@ -12,9 +12,10 @@ from torch.nn import Module
 
 from tunesmith import commit
 from tunesmith.batch import Encoded
-from tunesmith.contracts import Adapted, Corpus, Outputs, Predictions, Record, Step
+from tunesmith.contracts import Adapted, Corpus, Record, Step
 from tunesmith.errors import Interrupted, TrainingStopped, UserError
 from tunesmith.forward import Inference, all_outputs
+from tunesmith.given import Outputs, Predictions
 from tunesmith.run import Run
 from tunesmith.train.checkpoint import Checkpoints, load_weights
 from tunesmith.train.journal import Journal, read_journal
@@ -209,13 +210,11 @@ class _Desk:
         if self.main:
             for tracker in self.trackers:
                 tracker.write(step.step, values(event))
-            shown = "not defined" if watched is None else f"{watched:.4f}"
-            if course.task.parts:
-                shown += "".join(f", {name} {value:.4f}" for name, value in passed.losses.items())
-            lost = "not defined" if loss is None else f"{loss:.4f}"
-            self.teller.say(
-                f"step {step.step}: validation loss {lost}, {session.metric} {shown}{' (best)' if better else ''}"
-            )
+            told = {"validation loss": loss, **(passed.losses if course.task.parts else {})}
+            if session.metric != "loss":
+                told[session.metric] = watched
+            shown = ", ".join(f"{name} {'not defined' if v is None else f'{v:.4f}'}" for name, v in told.items())
+            self.teller.say(f"step {step.step}: {shown}{' (best)' if better else ''}")
 
     def save(self) -> None:
         """Writes a checkpoint, and then deletes those that are no longer needed."""

@@ -12,11 +12,12 @@ from torch import nn
 
 from tunesmith import commit
 from tunesmith.batch import encoded, padding_for
-from tunesmith.contracts import Answer, Codec, Family, Outputs, Record, Task
+from tunesmith.contracts import Codec, Family, Record, Task
 from tunesmith.deploy.export import FORMAT, NOTE
 from tunesmith.errors import BadRow, UserError
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.generate import Speaker, with_replies
+from tunesmith.given import Answer, Outputs, answers_together
 from tunesmith.quiet import quiet
 from tunesmith.world import World, alone
 
@@ -108,16 +109,9 @@ class Predictors:
     def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """For each row the answers by task. Raises UserError that names the row which cannot be read."""
         records = asked(self.task, rows)
-        values: list[dict[str, Any]] = [{} for _ in records]
-        scores: list[dict[str, float]] = [{} for _ in records]
-        cut = [0] * len(records)
-        for name, predictor in self.parts.items():
-            own = self.task.of_part(name, records)
-            for record, answer in zip(own, predictor.answers(own), strict=True):
-                values[record.row][name] = answer.value
-                scores[record.row] |= {f"{name}/{label}": score for label, score in answer.scores.items()}
-                cut[record.row] = max(cut[record.row], answer.cut)
-        return [Answer(*found) for found in zip(values, scores, cut, strict=True)]
+        own = {name: self.task.of_part(name, records) for name in self.parts}
+        found = {name: (asked_of, self.parts[name].answers(asked_of)) for name, asked_of in own.items()}
+        return answers_together(records, found)
 
 
 def asked(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[Record]:

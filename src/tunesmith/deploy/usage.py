@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from tunesmith.contracts import Decoding, Family
+from tunesmith.contracts import Family
 from tunesmith.deploy.parcel import Parcel
+from tunesmith.given import Decoding
 
 FOLDER = "path/to/this/folder"
 """What stands in the code for where the artefact lies."""
@@ -83,10 +84,9 @@ def _use(parcel: Parcel) -> tuple[list[str], str, str]:
 def _worded(parcel: Parcel) -> str:
     """The words of all labels scored in the template, each by the mean over its tokens or their sum."""
     spec = parcel.task_spec
-    told = parcel.task.told()  # type: ignore[attr-defined]  # a task of prompts has it
-    template = told + str(parcel.task.templates[0])  # type: ignore[attr-defined]
-    before, after = template.rsplit("{label}", 1)
-    before, after = (SLOT.sub(TEXT, part) for part in (before, after))
+    told, template = parcel.task.told(), spec["template"]  # type: ignore[attr-defined]  # a task of prompts has it
+    before, after = (SLOT.sub(TEXT, part) for part in template.split("{label}"))
+    before = told + before
     words = {name: [one] if isinstance(one, str) else list(one) for name, one in spec["words"].items()}
     total = "sum" if spec["normalise"] == "none" else "mean"
     lines = {

@@ -17,7 +17,7 @@ from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from tunesmith.contracts import Predictions, objects
+from tunesmith.given import Predictions, objects
 
 FEW_WORDS = 3
 """Texts with fewer space-separated words than this on average are taken apart into characters (Chinese, Japanese)."""

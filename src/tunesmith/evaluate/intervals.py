@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import Interval, Predictions
+from tunesmith.contracts import Interval
 from tunesmith.evaluate.metrics import Metric
+from tunesmith.given import Predictions
 
 
 def bootstrap(predictions: Predictions, metric: Metric, *, resamples: int, level: float, seed: int) -> Interval:

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.contracts import Interval, Predictions, Record, Task
+from tunesmith.contracts import Interval, Record, Task
 from tunesmith.evaluate import BASELINES, METRICS
 from tunesmith.evaluate.intervals import bootstrap, difference, paired_test, smallest_detectable
 from tunesmith.evaluate.metrics import Metric, measure
 from tunesmith.evaluate.options import EvaluateOptions
 from tunesmith.evaluate.tables import tables
 from tunesmith.figures import figures, interval
+from tunesmith.given import Predictions
 
 FEW_ROWS = 30
 """Below this an interval from resampling says little."""

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from tunesmith.contracts import Predictions
 from tunesmith.evaluate.metrics import Metric
+from tunesmith.given import Predictions
 
 
 def _several(predictions: Predictions) -> bool:

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.contracts import Answer, Predictions, Record
+from tunesmith.contracts import Record
+from tunesmith.given import Answer, Predictions
 
 
 def prediction_line(predictions: Predictions, place: int, record: Record, answer: Answer) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import Predictions
 from tunesmith.evaluate import METRICS
+from tunesmith.given import Predictions
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from tunesmith.contracts import Predictions
 from tunesmith.evaluate.metrics import Metric
+from tunesmith.given import Predictions
 
 
 def _error(predictions: Predictions) -> NDArray[np.float64]:

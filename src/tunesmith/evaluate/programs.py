@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import Predictions
 from tunesmith.evaluate.execution import (
     Attempt,
     Database,
@@ -21,6 +20,7 @@ from tunesmith.evaluate.execution import (
 )
 from tunesmith.evaluate.metrics import Metric, mean_of
 from tunesmith.evaluate.sandbox import run_many
+from tunesmith.given import Predictions
 
 REMEMBERED = 100_000
 """Results that are kept, so that a program is run once however many metrics and intervals look at it."""

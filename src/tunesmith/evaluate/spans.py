@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import Predictions
 from tunesmith.evaluate.entities import Scores, entity_counts, macro, micro
 from tunesmith.evaluate.metrics import Metric, summed
+from tunesmith.given import Predictions
 
 
 def counts(predictions: Predictions) -> NDArray[np.float64]:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tunesmith.contracts import Predictions
 from tunesmith.evaluate.entities import by_label
 from tunesmith.evaluate.labels import confusion, per_class
 from tunesmith.evaluate.spans import counts
+from tunesmith.given import Predictions
 
 
 def tables(predictions: Predictions) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import Predictions
 from tunesmith.evaluate.metrics import Metric, summed
+from tunesmith.given import Predictions
 
 LARGEST = 700.0
 """Its exponential is about as much as a float can hold."""

@@ -5,10 +5,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.contracts import Predictions
 from tunesmith.evaluate import texts
 from tunesmith.evaluate.metrics import Metric, summed
 from tunesmith.evaluate.texts import TextMetric
+from tunesmith.given import Predictions
 
 Kind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
 FOREIGN = 0.1

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from tunesmith.catalog import Catalog
-from tunesmith.contracts import Corpus, Finding, PredictionKind, Record, Task, parts_of
+from tunesmith.contracts import Corpus, Finding, Record, Task, parts_of
 from tunesmith.errors import BadRow, shown
+from tunesmith.given import PredictionKind
 from tunesmith.prepare.split import text_key
 
 CHECKS = Catalog(
@@ -47,9 +48,19 @@ def audit(corpus: Corpus) -> tuple[Finding, ...]:
 
 
 def picture(corpus: Corpus) -> dict[str, dict[str, Any]]:
-    """Of each split: its rows, and how its labels or numbers are spread; None for what its targets are not."""
+    """Of each split: its rows, and how its labels or numbers are spread; None for what its targets are not.
+
+    Of several tasks, `parts` holds the same of each.
+    """
     kind = _kind(corpus.splits, corpus.task)
-    return {name: {"rows": len(rows), **_spread(rows, kind)} for name, rows in corpus.splits.items()}
+    found = {name: {"rows": len(rows), **_spread(rows, kind)} for name, rows in corpus.splits.items()}
+    for part, task in corpus.task.parts.items():
+        served = {name: corpus.task.of_part(part, rows) for name, rows in corpus.splits.items()}
+        own = _kind(served, task)
+        for name, rows in served.items():
+            spread = _spread(rows, own) if rows else {"balance": None, "targets": None}
+            found[name].setdefault("parts", {})[part] = {"rows": len(rows), **spread}
+    return found
 
 
 def _kind(splits: Splits, task: Task) -> PredictionKind:

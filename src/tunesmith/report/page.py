@@ -76,6 +76,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         "parameters": _json(folder, "parameters.json"),
         "environment": _json(folder, "environment.json"),
         "audit": audit,
+        "search": _json(folder, "search.json"),
         "evaluation": evaluation,
         "cost": _json(folder, "cost.json"),
         "deploy": _json(folder, "deploy.json"),

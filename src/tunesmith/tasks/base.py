@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tunesmith.batch import Batch, Encoded, Example
-from tunesmith.contracts import Codec, Decoding, Outputs, Record
+from tunesmith.contracts import Codec, Record
+from tunesmith.given import Decoding, Outputs
 from tunesmith.options import Options
 
 

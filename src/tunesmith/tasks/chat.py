@@ -10,8 +10,9 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from tunesmith.batch import Example
-from tunesmith.contracts import Codec, Decoding, Family, Outputs, Predictions, Record, Specimen
+from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import BadRow
+from tunesmith.given import Decoding, Outputs, Predictions
 from tunesmith.tasks.base import in_front
 from tunesmith.tasks.chat_format import ChatFormat, ChatOptions, chat_format, stop_ids
 from tunesmith.tasks.graded import next_tokens

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.batch import Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Family, Outputs, PredictionKind, Predictions, Record, Specimen
-from tunesmith.errors import BadRow, UserError, nearest, shown
+from tunesmith.contracts import Codec, Family, Record, Specimen
+from tunesmith.errors import BadRow, UserError, shown
+from tunesmith.given import Answer, Outputs, PredictionKind, Predictions
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import AUTO_CLASS, FAMILIES, wide
+from tunesmith.tasks.labels import label_name, labels_of, unknown_label
 from tunesmith.tasks.text import encode_texts, examples, read_texts
 
 SINGLE_METRICS = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc", "roc_auc", "log_loss")
@@ -135,11 +137,7 @@ class Classification(TaskOptions):
 
     def learn(self, records: Sequence[Record]) -> Self:
         counts = Counter(name for record in records for name in self._names(record))
-        labels = self.labels or tuple(sorted(counts, key=label_order))
-        least = 1 if self.multi_label else 2
-        if len(labels) < least:
-            found = f"only the label {shown(labels[0])}" if labels else "no label at all"
-            raise UserError(f"column '{self.label}'", f"{found} in the training rows", f"at least {least} are needed")
+        labels = labels_of(counts, self.labels, self.label, least=1 if self.multi_label else 2)
         if self.weights is not None and len(self.weights) != len(labels):
             raise UserError("task.weights", f"{len(self.weights)} weights for {len(labels)} labels", "give one a label")
         changes: dict[str, Any] = {"labels": labels}
@@ -158,8 +156,7 @@ class Classification(TaskOptions):
     def check(self, record: Record) -> None:
         for name in self._names(record):
             if name not in self.label_names:
-                hint = nearest(name, self.label_names) if len(self.label_names) <= 200 else ""
-                raise BadRow(self.label, shown(name), f"one of {len(self.label_names)} labels; {hint}", "unknown_label")
+                raise unknown_label(self.label, name, self.label_names)
 
     def head(self) -> Mapping[str, Any]:
         return {
@@ -241,25 +238,3 @@ class Classification(TaskOptions):
         if self.multi_label:
             return Answer([name for name, score in scores.items() if score >= self.threshold], scores)
         return Answer(max(scores, key=lambda name: scores[name]), scores)
-
-
-def label_name(value: Any, column: str) -> str:
-    """A label's name: text as it stands, without outer spaces; values as JSON writes them, whole numbers without point.
-
-    So 1.0 is called 1 and True true, but the texts "1.0" and "True", such as cells of a CSV file, keep their names.
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise BadRow(column, shown(value), "a label", "bad_label")
-    return value.strip()
-
-
-def label_order(name: str) -> tuple[int, int, str]:
-    """Sorts whole numbers by value, before all other names by text."""
-    digits = name.removeprefix("-")
-    return (0, int(name), "") if digits.isascii() and digits.isdigit() and len(digits) < 19 else (1, 0, name)

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.batch import Example
-from tunesmith.contracts import Codec, Decoding, Family, Outputs, Predictions, Record, Specimen, objects
+from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import BadRow, UserError, shown
+from tunesmith.given import Decoding, Outputs, Predictions, objects
 from tunesmith.tasks.base import in_front
 from tunesmith.tasks.replies import (
     DecodingOptions,

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.batch import Example
-from tunesmith.contracts import Codec, Decoding, Family, Record, Specimen
+from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import BadRow, UserError, nearest, shown
+from tunesmith.given import Decoding
 from tunesmith.tasks.base import in_front
 from tunesmith.tasks.replies import (
     DecodingOptions,

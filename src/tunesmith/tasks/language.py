@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.batch import DRAWN, IGNORED, REPLY, Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen, objects
+from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import UserError
+from tunesmith.given import Answer, Outputs, Predictions, objects
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.graded import NLL, RIGHT, TARGETS, next_tokens, shifted_right, targets_of, token_sums
 from tunesmith.tasks.text import frame, read_text

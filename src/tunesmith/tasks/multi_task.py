@@ -14,8 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from tunesmith.batch import PART, SHARED, Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen, objects
+from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import BadRow, UserError, nearest, shown
+from tunesmith.given import Answer, Outputs, Predictions, answers_together, objects
 from tunesmith.options import Options
 from tunesmith.parts import Part
 from tunesmith.tasks import TASKS
@@ -86,6 +87,8 @@ class MultiTask(TaskOptions):
                 raise ValueError(f"{shown(name)} cannot name a task; use letters, digits, _ and -")
             if getattr(task, "compares", False):
                 raise ValueError(f"{shown(name)} compares with the base model, which several tasks cannot share")
+            if getattr(task, "variants", None):
+                raise ValueError(f"{shown(name)} has several templates, which are compared for a task by itself only")
         return tasks
 
     @model_validator(mode="after")
@@ -131,7 +134,7 @@ class MultiTask(TaskOptions):
         target: dict[str, Any] = {}
         for name in self._wanted(row):
             part = self.tasks[name]
-            columns = part.fields if with_target else part.inputs
+            columns = part.fields if with_target or not part.fields else part.inputs
             if not all(_given(row.get(column)) for column in columns):
                 if self.column is not None and with_target and _given(row.get(self.column)):
                     lacking = next(column for column in columns if not _given(row.get(column)))
@@ -174,10 +177,9 @@ class MultiTask(TaskOptions):
     def _main_first(self) -> dict[str, Any]:
         """The tasks, the one whose metric is the main one with that metric in front."""
         name, _, metric = (self.metric or "").partition("/")
-        made = {
+        return {
             key: part.model_copy(update={"metric": metric}) if key == name else part for key, part in self.tasks.items()
         }
-        return made
 
     def learn(self, records: Sequence[Record]) -> Self:
         learned = {}
@@ -200,7 +202,7 @@ class MultiTask(TaskOptions):
 
     def settle(self, outputs: Outputs, records: Sequence[Record]) -> Self:
         made = {}
-        for number, (name, part) in enumerate(self.tasks.items()):
+        for number, name, part in self._parts:
             own, asked = self._own(number, name, outputs, records)
             made[name] = part.settle(own, asked) if part.settles and asked else part
         return self._each(made)
@@ -288,14 +290,11 @@ class MultiTask(TaskOptions):
         return replace(self.gold(records), parts=parts)
 
     def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
-        values: dict[int, dict[str, Any]] = {record.row: {} for record in records}
-        scores: dict[int, dict[str, float]] = {record.row: {} for record in records}
+        found = {}
         for number, name, part in self._parts:
             own, asked = self._own(number, name, outputs, records)
-            for record, answer in zip(asked, part.answers(own, asked) if asked else (), strict=True):
-                values[record.row][name] = answer.value
-                scores[record.row] |= {f"{name}/{label}": score for label, score in answer.scores.items()}
-        return [Answer(values[record.row], scores[record.row]) for record in records]
+            found[name] = (asked, part.answers(own, asked) if asked else [])
+        return answers_together(records, found)
 
 
 def _given(value: Any) -> bool:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.batch import IGNORED, PIECES, Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen
+from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import BadRow, shown
+from tunesmith.given import Answer, Outputs, Predictions
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.graded import NLL, TARGETS, next_tokens, token_sums
 from tunesmith.tasks.head import wide

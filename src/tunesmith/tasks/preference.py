@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.batch import IGNORED, Batch, Column, Encoded, Example, Ragged
-from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen, objects
+from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import BadRow, shown
+from tunesmith.given import Answer, Outputs, Predictions, objects
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.chat import Asked
 from tunesmith.tasks.chat_format import chat_format
-from tunesmith.tasks.classification import label_name
 from tunesmith.tasks.graded import NLL, TARGETS, token_sums
+from tunesmith.tasks.labels import label_name
 from tunesmith.tasks.preference_rows import Writer, example, mismatched, read_texts, read_turns
 
 METRICS = ("reward_accuracy", "reward_margin")

@@ -18,15 +18,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.batch import IGNORED, PIECES, REPLY, REPLY_PIECES, Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen
-from tunesmith.errors import BadRow, UserError, nearest, shown
+from tunesmith.contracts import Codec, Family, Record, Specimen
+from tunesmith.errors import UserError, nearest, shown
+from tunesmith.given import Answer, Outputs, Predictions
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
-from tunesmith.tasks.classification import SINGLE_METRICS, label_name, label_order
+from tunesmith.tasks.classification import SINGLE_METRICS
 from tunesmith.tasks.graded import NLL, TARGETS, next_tokens, shifted_right, token_sums
 from tunesmith.tasks.head import wide
+from tunesmith.tasks.labels import label_name, labels_of, unknown_label
 from tunesmith.tasks.replies import start_of
 from tunesmith.tasks.template import Template
-from tunesmith.tasks.text import frame, read_texts
+from tunesmith.tasks.text import INPUTS, frame, read_texts
 
 AUTO_CLASSES = {
     Family.ENCODER: "AutoModelForMaskedLM",
@@ -167,10 +169,7 @@ class Prompted(TaskOptions):
 
     def learn(self, records: Sequence[Record]) -> Self:
         counts = Counter(record.target for record in records)
-        labels = self.labels or tuple(sorted(counts, key=label_order))
-        if len(labels) < 2:
-            found = f"only the label {shown(labels[0])}" if labels else "no label at all"
-            raise UserError(f"column '{self.label}'", f"{found} in the training rows", "at least 2 are needed")
+        labels = labels_of(counts, self.labels, self.label)
         words = self.words or {name: name.replace("_", " ").replace("-", " ") for name in labels}
         for name in labels:
             if name not in words:
@@ -179,6 +178,10 @@ class Prompted(TaskOptions):
             if name not in labels:
                 raise UserError("task.words", f"{shown(name)} is no label", nearest(name, labels))
         told = self.demonstrations if self.demonstrations is not None else self._drawn(records, labels)
+        for row in told:
+            if len(row) != len(self.inputs) + 1 or row[-1] not in labels:
+                expected = f"{' and '.join(map(shown, self.inputs))}, then one of the labels"
+                raise UserError("task.demonstrations", f"holds {shown(row)}", f"each is a list of {expected}")
         return self.model_copy(
             update={"labels": labels, "words": {name: words[name] for name in labels}, "demonstrations": told}
         )
@@ -192,8 +195,7 @@ class Prompted(TaskOptions):
 
     def check(self, record: Record) -> None:
         if record.target not in self.label_names:
-            expected = f"one of {len(self.label_names)} labels; {nearest(record.target, self.label_names)}"
-            raise BadRow(self.label, shown(record.target), expected, "unknown_label")
+            raise unknown_label(self.label, record.target, self.label_names)
 
     def stratum(self, record: Record) -> str | None:
         return str(record.target)
@@ -210,13 +212,14 @@ class Prompted(TaskOptions):
         words = self.words or {}
         return [(word, n) for n, name in enumerate(self.label_names) for word in _listed(words[name])]
 
-    def told(self) -> str:
-        """The filled-in rows that stand before a prompt."""
+    def told(self, texts: Mapping[str, str] | None = None) -> str:
+        """The filled-in rows that stand before a prompt; one with the very `texts` of the prompt is left out."""
         template, words = Template.parsed(self.templates[0]), self.words or {}
         lines = []
-        for *texts, name in self.demonstrations or ():
-            filled = template.filled(dict(zip(("text", "text_b"), texts, strict=False)), _listed(words[name])[0])
-            lines.append(filled.text + BETWEEN)
+        for *given, name in self.demonstrations or ():
+            row = dict(zip(INPUTS, given, strict=False))
+            if row != texts:
+                lines.append(template.filled(row, _listed(words[name])[0]).text + BETWEEN)
         return "".join(lines)
 
     def _words(self, codec: Codec) -> Words:
@@ -241,13 +244,13 @@ class Prompted(TaskOptions):
 
         A long text loses its end, never the template its words.
         """
-        words, told, template = self._words(codec), self.told(), Template.parsed(self.templates[0])
+        words, template = self._words(codec), Template.parsed(self.templates[0])
         place = {name: number for number, name in enumerate(self.label_names)}
         asked = [word for word, _ in self._spoken()][: 1 if words.single else None]
         around = [0, 1][codec.family is Family.ENCODER_DECODER] + sum(map(len, frame(codec.tokenizer)))
         made = []
         for record in records:
-            filled = [template.filled(record.inputs, word, told) for word in asked]
+            filled = [template.filled(record.inputs, word, self.told(record.inputs)) for word in asked]
             most = max_tokens - around
             cut = max(one.excess(codec.tokenizer, most) for one in filled)
             found = [one.cut_by(codec.tokenizer, cut) for one in filled]

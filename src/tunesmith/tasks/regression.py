@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tunesmith.batch import Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen
+from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import BadRow, UserError, shown
+from tunesmith.given import Answer, Outputs, Predictions
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import AUTO_CLASS, FAMILIES, output_layer, wide
 from tunesmith.tasks.text import encode_texts, examples, read_texts

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith.batch import IGNORED, REPLY, Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Decoding, Family, Outputs, Predictions, Record, objects
+from tunesmith.contracts import Codec, Family, Record
 from tunesmith.errors import UserError
+from tunesmith.given import Answer, Decoding, Outputs, Predictions, objects
 from tunesmith.options import Options
 from tunesmith.tasks.base import TaskOptions, numbers_of
 from tunesmith.tasks.graded import NLL, RIGHT, TARGETS, next_tokens, shifted_right, targets_of, token_sums

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.batch import Batch, Column, Example
-from tunesmith.contracts import Answer, Codec, Family, Outputs, Predictions, Record, Specimen, objects
+from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import BadRow, shown
+from tunesmith.given import Answer, Outputs, Predictions, objects
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import wide
 from tunesmith.tasks.text import read_text
