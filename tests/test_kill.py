@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from tunesmith import commit
-from tunesmith.contracts import Corpus, Ledger, Step
+from tunesmith.contracts import Corpus, Ledger, Step, Task
 from tunesmith.errors import Interrupted, UserError
-from tunesmith.given import Predictions
+from tunesmith.given import Outputs
 from tunesmith.run import Run
 from tunesmith.train.journal import read_journal
 from tunesmith.train.signals import Wish, stop_wish
@@ -50,13 +50,12 @@ def start(one: Bench) -> dict[str, Any]:
     return {name: tensor.clone() for name, tensor in one.adapted.model.state_dict().items()}
 
 
-def accuracy(predictions: Predictions) -> dict[str, float | None]:
-    return {"accuracy": float(np.mean(predictions.gold == predictions.answers))}
+def accuracy_of(task: Task) -> Any:
+    def accuracy(model: Any, outputs: Outputs, records: Any) -> dict[str, float | None]:
+        predictions = task.predictions(outputs, records)
+        return {"accuracy": float(np.mean(predictions.gold == predictions.answers))}
 
-
-def unchanged(model: Any, outputs: Any, records: Any) -> Any:
-    """What a task without texts adds to outputs: nothing."""
-    return outputs, records
+    return accuracy
 
 
 def session(one: Bench, folder: Path, data: str = "same data", **settings: Any) -> Session:
@@ -66,7 +65,7 @@ def session(one: Bench, folder: Path, data: str = "same data", **settings: Any) 
     encoded = {"train": one.data, "validation": one.data}
     course = one.course(**{**SETTINGS, **settings})
     run = Run(folder, "a-run")
-    return Session(run, corpus, one.adapted, encoded, course, accuracy, unchanged, "accuracy", True, {"data": data})
+    return Session(run, corpus, one.adapted, encoded, course, accuracy_of(one.task), "accuracy", True, {"data": data})
 
 
 def tuned(one: Bench, start: dict[str, Any], folder: Path, **settings: Any) -> tuple[Outcome, list[str]]:

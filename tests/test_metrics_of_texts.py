@@ -345,6 +345,24 @@ def test_scores_of_generated_texts_say_how_they_were_computed() -> None:
     assert "nrefs:1" in METRICS.load("bleu").note(one)
 
 
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("the lamp is late", "13a"),
+        ("die Männer sind spät", "13a"),
+        ("这盏灯来晚了吗", "zh"),
+        ("ランプは今日届きました", "char"),
+        ("โคมไฟมาสาย", "char"),
+    ],
+)
+def test_bleu_counts_letters_where_scripts_put_no_blanks_between_words(text: str, tokens: str) -> None:
+    """One letter of many is wrong: some BLEU is left, as sacrebleu itself says for these tokens."""
+    given = Predictions(np.arange(1), objects([(text,)]), objects([(text[:-1] + "x",)]), None, (), "texts")
+    wanted = BLEU(tokenize=tokens, force=True).corpus_score([text[:-1] + "x"], [[text]]).score
+    assert METRICS.load("bleu")(given) == pytest.approx(wanted)
+    assert f"tok:{tokens}" in METRICS.load("bleu").note(given)
+
+
 @pytest.mark.parametrize(("name", "half"), [("rouge1", 0.5), ("rougeL", 0.5), ("answer_f1", 0.5)])
 def test_texts_of_scripts_that_english_words_leave_out_are_counted_by_their_own(name: str, half: float) -> None:
     gold = objects([("北京大学",), ("قطة كبيرة",), ("красный чайник",)])

@@ -1,5 +1,6 @@
 """Questions without an answer, answers in windows, and where an answer stands."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tiny import model_folder
+from tunesmith import api
 from tunesmith.batch import encoded
 from tunesmith.errors import BadRow
+from tunesmith.evaluate.metrics import worth
 from tunesmith.given import Outputs
 from tunesmith.tasks.span_qa import CONTEXT, NEVER, NOTHING, SpanQA
 from tunesmith.tasks.threshold import best_threshold
@@ -40,12 +44,23 @@ def test_the_threshold_is_learned_from_rows_of_which_some_have_no_answer(tmp_pat
     rows = [{"question": "what", "context": CONTEXT_TEXT, "answers": right} for right in answers]
     task = SpanQA().learn(records_of(SpanQA(), rows))
     given_, records = outputs(task, tmp_path / "bert", rows, [-3.0, 1.0, 2.0, 4.0])
-    settled = task.settle(given_, records)
+    settled = task.settle(given_, records, worth)
     assert settled.threshold is not None
     assert 1.0 <= settled.threshold < 2.0
     found = settled.predictions(given_, records)
     assert [answer[0] for answer in found.answers] == ["the", "red", "", ""]
-    assert SpanQA(threshold=0.5).settle(given_, records).threshold == 0.5
+    assert SpanQA(threshold=0.5).settle(given_, records, worth).threshold == 0.5
+
+
+@pytest.mark.parametrize(("metric", "answered"), [("answer_f1", 3), ("answer_exact", 1)])
+def test_the_threshold_suits_the_main_metric(tmp_path: Path, metric: str, answered: int) -> None:
+    """Two answers that have most of the right words raise F1 and not the exact match; one question has no answer."""
+    answers = [["red"], ["kettle is broken"], ["lamp is late"], []]
+    rows = [{"question": "what", "context": CONTEXT_TEXT, "answers": right} for right in answers]
+    task = SpanQA(metric=metric)
+    given_, records = outputs(task, tmp_path / "bert", rows, [-3.0, 1.0, 1.0, 2.0])
+    found = task.settle(given_, records, worth).predictions(given_, records)
+    assert sum(answer != ("",) for answer in found.answers) == answered
 
 
 def test_where_every_training_question_has_an_answer_every_question_gets_one(tmp_path: Path) -> None:
@@ -53,14 +68,14 @@ def test_where_every_training_question_has_an_answer_every_question_gets_one(tmp
     task = SpanQA().learn(records_of(SpanQA(), rows))
     assert task.threshold == NEVER
     given_, records = outputs(task, tmp_path / "bert", rows, [30.0])
-    assert task.settle(given_, records).predictions(given_, records).answers[0] == ("lamp",)
+    assert task.settle(given_, records, worth).predictions(given_, records).answers[0] == ("lamp",)
 
 
 def test_without_held_out_rows_that_have_none_the_better_score_decides(tmp_path: Path) -> None:
     rows = [{"question": "what", "context": CONTEXT_TEXT, "answers": right} for right in (["lamp"], [])]
     task = SpanQA().learn(records_of(SpanQA(), rows))
     given_, records = outputs(task, tmp_path / "bert", rows[:1], [1.0])
-    assert task.settle(given_, records).predictions(given_, records).answers[0] == ("",)
+    assert task.settle(given_, records, worth).predictions(given_, records).answers[0] == ("",)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +138,28 @@ def test_no_rows_have_no_threshold_to_be_found() -> None:
     threshold, mean = best_threshold(np.zeros(0), np.zeros(0), np.zeros(0))
     assert threshold == 0
     assert math.isnan(mean)
+
+
+def test_checkpoints_are_compared_at_the_threshold_that_suits_them(tmp_path: Path) -> None:
+    """What is watched on the validation rows is what is judged there, and never less than giving no answer at all."""
+    rows = [
+        {"question": "what is broken", "context": f"{CONTEXT_TEXT} {n}", "answers": ["kettle"] if n % 3 else []}
+        for n in range(24)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model_folder("bert", tmp_path / "bert")
+    recipe = {
+        "model": "./bert",
+        "task": {"kind": "span_qa"},
+        "data": {"train": "rows.jsonl", "validation": 0.5, "cache": False},
+        "method": "full",
+        "train": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-4, "evaluate_every": 1},
+        "deploy": {"verify": False},
+    }
+    run = api.run(recipe, folder=tmp_path / "run", base=tmp_path)
+    judged = run.read_json("evaluation.json")
+    events = [json.loads(line) for line in run.journal.read_text().splitlines()]
+    watched = [event["metrics"]["answer_f1"] for event in events if event["event"] == "evaluation"]
+    never = next(one for one in judged["baselines"] if one["name"] == "no_answer")["metrics"]["answer_f1"]["value"]
+    assert min(watched) >= never > 0
+    assert max(watched) == pytest.approx(judged["metrics"]["answer_f1"]["value"])

@@ -11,7 +11,7 @@ from tunesmith.batch import Padding, encoded
 from tunesmith.contracts import Adapted, Family, Foundation, Record, Task, parts_of
 from tunesmith.errors import UserError
 from tunesmith.evaluate.lines import prediction_line
-from tunesmith.evaluate.metrics import find
+from tunesmith.evaluate.metrics import find, worth
 from tunesmith.figures import figures
 from tunesmith.forward import PACKING_LIMIT, Inference, all_outputs, packing_gap
 from tunesmith.generate import Speaker, with_replies
@@ -111,11 +111,11 @@ def choose(
         kept = value if math.isfinite(value) else None
         found.append({"name": name, metric.name: kept, "loss": passed.mean_loss, "rows": len(known)})
 
-    def worth(one: Mapping[str, Any]) -> tuple[float, ...]:
+    def quality(one: Mapping[str, Any]) -> tuple[float, ...]:
         value, sign = one[metric.name], 1 if metric.higher_is_better else -1
         return one["rows"], -math.inf if value is None else sign * value, -(one["loss"] or 0.0)
 
-    best = max(found, key=worth)
+    best = max(found, key=quality)
     for one in found:
         mark = "; taken" if one is best else ""
         house.screen.say(f"{one['name']!r}: {metric.name} {figures(one[metric.name])[0]}{mark}")
@@ -134,7 +134,7 @@ def settle(house: House, prepared: Prepared, adapted: Adapted, task: Task) -> Ta
         return task
     run = Inference(house.world)
     passed = all_outputs(adapted.model, task, prepared.encoded["validation"], prepared.padding, run)
-    return task.settle(passed.outputs, records)
+    return task.settle(passed.outputs, records, worth)
 
 
 def look_before(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from tunesmith.batch import Batch, Column, Encoded, Example
-    from tunesmith.given import Answer, Decoding, Outputs, Predictions
+    from tunesmith.given import Answer, Decoding, Outputs, Predictions, Worth
 
 
 class Family(StrEnum):
@@ -293,8 +293,11 @@ class Task(Protocol):
     def furnish(self, codec: Codec) -> None:
         """Gives the tokenizer what must travel with a model tuned on this task (a chat template, say)."""
 
-    def settle(self, outputs: Outputs, records: Sequence[Record]) -> Self:
-        """A copy that knows what the tuned model's outputs on the validation rows tell (a threshold, say)."""
+    def settle(self, outputs: Outputs, records: Sequence[Record], worth: Worth) -> Self:
+        """A copy that knows what the tuned model's outputs on the validation rows tell (a threshold, say).
+
+        worth: how good each row of predictions is by a metric.
+        """
 
     def fold(self, model: Module) -> Self:
         """Moves scaling that was kept outside into the head, so that plain `transformers` answers in user's units.

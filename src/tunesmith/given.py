@@ -5,7 +5,7 @@ Shape letters as in `contracts`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,6 +111,10 @@ class Predictions:
         extras = {name: values[index] for name, values in self.extras.items()}
         gold, answers = self.gold[index], self.answers[index]
         return replace(self, rows=self.rows[index], gold=gold, answers=answers, scores=scores, extras=extras)
+
+
+Worth = Callable[[Predictions, str], NDArray[np.float64]]
+"""How good each row of predictions is by the metric of that name, [N]; more is better."""
 
 
 def objects(values: Sequence[Any]) -> NDArray[Any]:

@@ -29,7 +29,7 @@ from tunesmith.contracts import Adapted, Corpus, Foundation, Record, Task
 from tunesmith.delivery import deploy
 from tunesmith.errors import UserError, named
 from tunesmith.evaluate.judge import judge, together
-from tunesmith.evaluate.metrics import find, measure
+from tunesmith.evaluate.metrics import find, measure, worth
 from tunesmith.general import beside, general, said
 from tunesmith.generate import speaks, with_replies
 from tunesmith.given import Outputs, Predictions
@@ -219,13 +219,11 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
     spoken = speaks(task, foundation.codec)
     watched = recipe.train.stop.metric or ("loss" if task.parts or (spoken and not shown) else task.metrics[0])
 
-    def complete(
-        model: torch.nn.Module, outputs: Outputs, records: Sequence[Record]
-    ) -> tuple[Outputs, Sequence[Record]]:
-        if not spoken or not shown:
-            return outputs, records
-        some = records[:shown]
-        return with_replies(model, task, of_records(outputs, some), some, speaker), some
+    def measured(model: torch.nn.Module, outputs: Outputs, records: Sequence[Record]) -> dict[str, float | None]:
+        if spoken and shown:
+            records = records[:shown]
+            outputs = with_replies(model, task, of_records(outputs, records), records, speaker)
+        return measure(task.settle(outputs, records, worth).predictions(outputs, records), task.metrics)
 
     session = Session(
         run=house.run,
@@ -233,8 +231,7 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
         adapted=adapted,
         encoded=prepared.encoded,
         course=course,
-        measure=lambda predictions: measure(predictions, task.metrics),
-        complete=complete,
+        measure=measured,
         metric=watched if watched == "loss" else find(watched).name,
         higher_is_better=watched != "loss" and find(watched).higher_is_better,
         facts={

@@ -15,7 +15,7 @@ from tunesmith.batch import Encoded
 from tunesmith.contracts import Adapted, Corpus, Record, Step
 from tunesmith.errors import Interrupted, TrainingStopped, UserError
 from tunesmith.forward import Inference, all_outputs
-from tunesmith.given import Outputs, Predictions
+from tunesmith.given import Outputs
 from tunesmith.run import Run
 from tunesmith.train.checkpoint import Checkpoints, load_weights
 from tunesmith.train.journal import Journal, read_journal
@@ -25,8 +25,7 @@ from tunesmith.train.signals import Wish
 from tunesmith.train.stopping import Watch
 from tunesmith.train.trackers import Tracked, Tracker, open_trackers, values
 
-Measure = Callable[[Predictions], dict[str, float | None]]
-Complete = Callable[[Module, Outputs, Sequence[Record]], tuple[Outputs, Sequence[Record]]]
+Measure = Callable[[Module, Outputs, Sequence[Record]], dict[str, float | None]]
 
 
 class Teller(Protocol):
@@ -43,9 +42,8 @@ class Teller(Protocol):
 class Session:
     """Everything that training needs.
 
-    encoded: the splits as the model sees them. measure: the task's metrics of predictions, by name. complete: gives
-    those records that are to be measured with their outputs, and adds generated texts where the task has any.
-    metric: the name of the one to watch, and whether higher is better.
+    encoded: the splits as the model sees them. measure: the task's metrics, by name, of the model that gave these
+    outputs on these validation records. metric: the name of the one to watch, and whether higher is better.
     """
 
     run: Run
@@ -54,7 +52,6 @@ class Session:
     encoded: Mapping[str, Encoded]
     course: Course
     measure: Measure
-    complete: Complete
     metric: str
     higher_is_better: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -193,8 +190,7 @@ class _Desk:
         padding = replace(course.padding, pack=None)
         passed = all_outputs(self.state.model, course.task, session.encoded["validation"], padding, run)
         loss = passed.mean_loss
-        outputs, records = session.complete(self.state.model, passed.outputs, records)
-        metrics = session.measure(course.task.predictions(outputs, records))
+        metrics = session.measure(self.state.model, passed.outputs, records)
         watched = loss if session.metric == "loss" else metrics[session.metric]
         better = self.watch.see(step.step, watched)
         event = {

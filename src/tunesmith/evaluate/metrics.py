@@ -90,6 +90,18 @@ def find(name: str) -> Metric:
     return Metric(f"{part}/{own.name}", compute, own.higher_is_better)
 
 
+def worth(predictions: Predictions, name: str) -> NDArray[np.float64]:
+    """[N] how good each row is by this metric as if it stood alone, more being better; 0 where that is not defined.
+
+    Raises ValueError for a metric that is not made of sums over rows.
+    """
+    metric = find(name)
+    if metric.sums is None or metric.value is None:
+        raise ValueError(f"{name} has no value for a single row")
+    alone = np.array([metric.value(row) for row in metric.sums(predictions)], dtype=np.float64)
+    return np.nan_to_num(alone if metric.higher_is_better else -alone)
+
+
 def measure(predictions: Predictions, names: Sequence[str]) -> dict[str, float | None]:
     """The value of each named metric, by the metric's own name; None where these predictions do not define it."""
     metrics: list[Metric] = [find(name) for name in names]

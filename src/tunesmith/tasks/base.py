@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tunesmith.batch import Batch, Encoded, Example
 from tunesmith.contracts import Codec, Record
-from tunesmith.given import Decoding, Outputs
+from tunesmith.given import Decoding, Outputs, Worth
 from tunesmith.options import Options
 
 
@@ -76,7 +76,7 @@ class TaskOptions(Options):
     def furnish(self, codec: Codec) -> None:
         """The tokenizer travels as it is."""
 
-    def settle(self, outputs: Outputs, records: Sequence[Record]) -> Self:
+    def settle(self, outputs: Outputs, records: Sequence[Record], worth: Worth) -> Self:
         return self
 
     def fold(self, model: nn.Module) -> Self:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tunesmith.batch import PART, SHARED, Batch, Column, Example
 from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import BadRow, UserError, nearest, shown
-from tunesmith.given import Answer, Outputs, Predictions, answers_together, objects
+from tunesmith.given import Answer, Outputs, Predictions, Worth, answers_together, objects
 from tunesmith.options import Options
 from tunesmith.parts import Part
 from tunesmith.tasks import TASKS
@@ -200,11 +200,11 @@ class MultiTask(TaskOptions):
     def fold(self, model: nn.Module) -> Self:
         return self._each({name: part.fold(model[name]) for name, part in self.tasks.items()})  # type: ignore[index]
 
-    def settle(self, outputs: Outputs, records: Sequence[Record]) -> Self:
+    def settle(self, outputs: Outputs, records: Sequence[Record], worth: Worth) -> Self:
         made = {}
         for number, name, part in self._parts:
             own, asked = self._own(number, name, outputs, records)
-            made[name] = part.settle(own, asked) if part.settles and asked else part
+            made[name] = part.settle(own, asked, worth) if part.settles and asked else part
         return self._each(made)
 
     @property

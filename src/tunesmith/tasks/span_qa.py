@@ -15,7 +15,7 @@ from torch.nn import functional
 from tunesmith.batch import Batch, Column, Example
 from tunesmith.contracts import Codec, Family, Record, Specimen
 from tunesmith.errors import BadRow, shown
-from tunesmith.given import Answer, Outputs, Predictions, objects
+from tunesmith.given import Answer, Outputs, Predictions, Worth, objects
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import wide
 from tunesmith.tasks.text import read_text
@@ -242,15 +242,14 @@ class SpanQA(TaskOptions):
         always = self.threshold is None and all(record.target for record in records)
         return self.model_copy(update={"threshold": NEVER}) if always else self
 
-    def settle(self, outputs: Outputs, records: Sequence[Record]) -> Self:
-        """The threshold that gives the most right answers on these rows, where some of them have none."""
+    def settle(self, outputs: Outputs, records: Sequence[Record], worth: Worth) -> Self:
+        """The threshold at which the main metric is best on these rows, where some of them have no answer."""
         if self.threshold is not None or all(record.target for record in records):
             return self
-        found = self.predictions(outputs, records)
-        bests = found.extras["best"]
-        right = np.array([best[0] in gold for best, gold in zip(bests, found.gold, strict=True)], dtype=np.float64)
-        impossible = np.array([not record.target for record in records])
-        threshold, _ = best_threshold(found.extras["no_answer"], right, impossible)
+        found, main = self.predictions(outputs, records), self.metrics[0]
+        answered = worth(replace(found, answers=found.extras["best"]), main)
+        unanswered = worth(replace(found, answers=objects([("",)] * len(records))), main)
+        threshold, _ = best_threshold(found.extras["no_answer"], answered, unanswered)
         return self.model_copy(update={"threshold": threshold})
 
     def _found(self, outputs: Outputs, records: Sequence[Record]) -> list[tuple[list[Span], float]]:
