@@ -96,7 +96,7 @@ def test_processes_share_each_batch_without_overlap_and_evenly_by_length() -> No
 
 def test_biases_and_norms_do_not_decay_and_everything_is_in_one_group(bases: Path) -> None:
     one = bench(bases / "bert", "bert", "classification", "full")
-    optimiser = make_optimiser(one.adapted.model, one.adapted.trainable, one.adapted.head, TrainOptions())
+    optimiser = make_optimiser(one.adapted.model, one.adapted, TrainOptions())
     names = [name for group in optimiser.param_groups for name in group["names"]]
     assert sorted(names) == sorted(one.adapted.trainable)
     for group in optimiser.param_groups:
@@ -107,7 +107,7 @@ def test_biases_and_norms_do_not_decay_and_everything_is_in_one_group(bases: Pat
 def test_layer_decay_slows_each_layer_by_the_factor(bases: Path) -> None:
     one = bench(bases / "bert", "bert", "classification", "full")
     options = TrainOptions(layer_decay=0.5)
-    optimiser = make_optimiser(one.adapted.model, one.adapted.trainable, one.adapted.head, options)
+    optimiser = make_optimiser(one.adapted.model, one.adapted, options)
     factors = {name: group["factor"] for group in optimiser.param_groups for name in group["names"]}
     assert factors["classifier.weight"] == 1.0
     assert factors["bert.encoder.layer.1.output.dense.weight"] == 0.5

@@ -47,7 +47,7 @@ class Bench:
         return Course(self.task, self.data, self.padding, plan, world, weights)
 
     def state(self, course: Course) -> State:
-        optimiser = make_optimiser(self.adapted.model, self.adapted.trainable, self.adapted.head, course.plan.options)
+        optimiser = make_optimiser(self.adapted.model, self.adapted, course.plan.options)
         return State(self.adapted.model, optimiser)
 
 
@@ -74,8 +74,8 @@ def bench(folder: Path, family_kind: str, task_kind: str, method_kind: str, **mo
     task = kind(**{**specimen.options, **more.get("task", {})})
     records = records_of(task, specimen.rows)
     task = task.learn(records)
-    require_heads(foundation, task)
     method = METHODS.load(method_kind)(**more.get("method", {}))
+    require_heads(foundation, task, method)
     adapted = adapted_model(foundation, task, method, Setting(1, more.get("dropout", 0.0)))
     task = task.suit(adapted.model)
     data = encoded(task.encode(records, foundation.codec, 64))

@@ -1,12 +1,16 @@
 """A foundation with the head, or the heads, that a task asks for, set to be tuned by a method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
+import transformers
 from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tunesmith.contracts import Adapted, Foundation, Method, Task, parts_of
 from tunesmith.errors import UserError
+from tunesmith.quiet import quiet
 from tunesmith.select.foundation import fit_tokenizer, supported
 from tunesmith.select.load import load_model
 from tunesmith.several import Several
@@ -21,8 +25,10 @@ class Setting:
     gradient_checkpointing: bool = False
 
 
-def require_heads(foundation: Foundation, task: Task) -> None:
-    """Refuses a model without a head for the task, or for a part of it; the tokenizer then gives what all of them take.
+def require_heads(foundation: Foundation, task: Task, method: Method) -> None:
+    """Refuses a model without a head for the task, or for a part of it, and a method that suits none of these.
+
+    The tokenizer then gives what all of them take.
 
     Raises UserError.
     """
@@ -32,8 +38,16 @@ def require_heads(foundation: Foundation, task: Task) -> None:
             where = f"task.tasks.{name}" if name else "task"
             raise UserError(where, f"cannot use {family} models such as {foundation.card.name}", "choose another model")
         supported(foundation, part.auto_class(family))
+        method.check(skeleton(foundation.config, part.auto_class(family)), family, part.auto_class(family))
     for part in parts.values():
         fit_tokenizer(foundation, part.auto_class(family))
+
+
+def skeleton(config: PretrainedConfig, auto_class: str) -> PreTrainedModel:
+    """A model of this kind whose tensors take no memory and hold no values."""
+    with torch.device("meta"), quiet():
+        model: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
+    return model
 
 
 def adapted_model(foundation: Foundation, task: Task, method: Method, setting: Setting) -> Adapted:
@@ -45,7 +59,8 @@ def adapted_model(foundation: Foundation, task: Task, method: Method, setting: S
     trainable = tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     head = tuple(dict.fromkeys(part for one in made.values() for part in one.head))
     notes = dict.fromkeys(note for one in made.values() for note in one.notes)
-    return Adapted(model, trainable, head, tuple(notes))
+    rates = model.by_part({name: one.rates for name, one in made.items()})
+    return Adapted(model, trainable, head, tuple(notes), rates)
 
 
 def _one(foundation: Foundation, task: Task, method: Method, setting: Setting) -> Adapted:
@@ -55,7 +70,7 @@ def _one(foundation: Foundation, task: Task, method: Method, setting: Setting) -
         loaded.model.activation_checkpointing_enable()
         loaded.model.enable_input_require_grads()  # type: ignore[no-untyped-call]
     adapted = method.adapt(loaded.model, foundation.family, loaded.head, setting.seed, tuple(foundation.grown))
-    return Adapted(adapted.model, adapted.trainable, adapted.head, (*loaded.notes, *adapted.notes))
+    return replace(adapted, notes=(*loaded.notes, *adapted.notes))
 
 
 def alone(model: nn.Module) -> Mapping[str, nn.Module]:

@@ -317,12 +317,14 @@ class Adapted:
 
     trainable: names of the parameters that move. head: names of the modules that the task added.
     notes: what was chosen automatically, to be printed and kept.
+    rates: what the learning rate of some parameters is multiplied by.
     """
 
     model: PreTrainedModel | Module
     trainable: tuple[str, ...]
     head: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 class Method(Protocol):
@@ -334,19 +336,33 @@ class Method(Protocol):
     """The rate used when a recipe names none."""
     artifact: ClassVar[str]
     """The name of the exporter that suits it when a recipe names none."""
+    starts_at_base: ClassVar[bool]
+    """Whether the model's outputs are the base's before the first step."""
+    merges: ClassVar[bool]
+    """Whether a plain model can hold what was learned."""
+    narrow: ClassVar[bool]
+    """Whether so little moves that even a few rows may be too much to learn by heart."""
+
+    def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
+        """Refuses options that this model cannot take, before its weights are read (its tensors hold no values).
+
+        Raises UserError.
+        """
 
     def adapt(
         self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
-        """The model with exactly the right parameters set to move. Its outputs are the base's (step 0).
+        """The model with exactly the right parameters set to move.
 
         head: names of the modules that the task added, which always move. rows: of the embeddings, those of new tokens,
         which move as well.
-        Raises UserError for options that this model cannot take.
         """
 
     def merge(self, model: Module) -> PreTrainedModel:
         """A plain model that gives the same outputs without the method's additions. The input is used up."""
+
+    def save(self, model: Module, folder: Path) -> None:
+        """Writes what was learned, without the base; asked of methods whose artefact is an adapter."""
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def select(house: House) -> Foundation:
     house.screen.stage("select", house.recipe.model.name)
     foundation = open_foundation(house.recipe.model, house.base)
     card = foundation.card
-    require_heads(foundation, house.recipe.task)
+    require_heads(foundation, house.recipe.task, house.recipe.method)
     house.screen.say(
         f"{card.name}: {card.family} ({card.model_type}), {card.parameters / 1e6:.1f} M parameters, "
         f"{card.context_tokens} tokens of context, licence {card.licence or 'not stated'}"

@@ -27,6 +27,10 @@ class Several(nn.Module):
     def __getitem__(self, name: str) -> nn.Module:
         return self.get_submodule(_key(name))
 
+    def by_part(self, values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """Numbers of each model's parameters, by the parameters' names in this one."""
+        return {f"{_key(name)}.{key}": value for name, own in values.items() for key, value in own.items()}
+
     def forward(self, part: str, **inputs: Any) -> Any:
         """What the model called `part` gives for these inputs."""
         return self[part](**inputs)

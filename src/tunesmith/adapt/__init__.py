@@ -6,4 +6,12 @@ METHODS = Catalog(
     "method",
     full="tunesmith.adapt.full:Full",
     lora="tunesmith.adapt.lora:LoRA",  # recipe: {kind: lora, rank: 8}
+    head="tunesmith.adapt.head:Head",
+    partial="tunesmith.adapt.partial:Partial",
+    bitfit="tunesmith.adapt.partial:BitFit",
+    ia3="tunesmith.adapt.ia3:IA3",
+    vera="tunesmith.adapt.vera:VeRA",
+    loha="tunesmith.adapt.lycoris:LoHa",
+    lokr="tunesmith.adapt.lycoris:LoKr",
+    oft="tunesmith.adapt.oft:OFT",
 )

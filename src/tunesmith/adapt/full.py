@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import nn
 from transformers import PreTrainedModel
 
+from tunesmith.adapt.base import MethodOptions
 from tunesmith.adapt.layers import computed_weights
 from tunesmith.contracts import Adapted, Family
-from tunesmith.options import Options
 
 
-class Full(Options):
+class Full(MethodOptions):
     """All weights move."""
 
     moves_base: ClassVar[bool] = True
@@ -27,8 +26,3 @@ class Full(Options):
         moving = tuple(name for name, _ in model.named_parameters() if name not in computed)
         notes = (f"computed, not learned: {', '.join(computed)}",) if computed else ()
         return Adapted(model, moving, tuple(head), notes)
-
-    def merge(self, model: nn.Module) -> PreTrainedModel:
-        if not isinstance(model, PreTrainedModel):
-            raise TypeError(f"{type(model).__name__} is not a transformers model")
-        return model

@@ -1,109 +1,133 @@
 """LoRA: a trained low-rank product beside each frozen weight matrix (arXiv:2106.09685), through PEFT."""
 
-import re
-from collections.abc import Sequence
-from typing import ClassVar
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from pydantic import Field
-from torch import nn
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from pydantic import Field, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from tunesmith.adapt.layers import block_layers, leaf_names, sizes, tables
+from tunesmith.adapt.base import PeftMethod, linear_layers, said_of, within
+from tunesmith.adapt.layers import chosen, leaf_names, pattern_of, sizes, transposed
 from tunesmith.contracts import Adapted, Family
-from tunesmith.errors import UserError
-from tunesmith.options import Options
-from tunesmith.quiet import quiet
+from tunesmith.errors import UserError, nearest
 
-TASK_TYPES = {
-    "ForSequenceClassification": TaskType.SEQ_CLS,
-    "ForTokenClassification": TaskType.TOKEN_CLS,
-    "ForCausalLM": TaskType.CAUSAL_LM,
-    "LMHeadModel": TaskType.CAUSAL_LM,
-    "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
-}
-"""What PEFT calls a model with a head of this kind, by the end of its class name.
-
-Question answering is left out: PEFT's class for it does not hand token types and positions on.
-"""
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+START = "tunesmith_start"
+"""Where a model whose base was changed by the beginning keeps what its adapter began with."""
+INIT: Mapping[str, Any] = {"zero": True, "gaussian": "gaussian", "orthogonal": "orthogonal", "pissa": "pissa"}
+"""What PEFT calls the ways to begin."""
 
 
-class LoRA(Options):
+class LoRA(PeftMethod):
     """A low-rank change beside frozen weights."""
 
-    moves_base: ClassVar[bool] = False
     learning_rate: ClassVar[float] = 5e-4
-    artifact: ClassVar[str] = "adapter"
 
     rank: int = Field(8, ge=1, description="Rank of the change.")
     alpha: float | None = Field(None, gt=0, description="The change is scaled by alpha / rank; None: twice the rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the change.")
     targets: str | tuple[str, ...] = Field(
         "auto",
-        description="Linear layers to change, by the last part of their names; `auto`: all in the repeated blocks.",
+        description="Linear layers to change, by the last parts of their names; `auto`: all in the repeated blocks. "
+        "Experts of a mixture are changed with the layers of their names.",
     )
+    ranks: Mapping[str, int] = Field(
+        default_factory=dict, description="Other ranks, by the last parts of layers' names: `{value: 16}`."
+    )
+    alphas: Mapping[str, float] = Field(default_factory=dict, description="Other alphas, in the same way.")
     rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) (arXiv:2312.03732).")
     dora: bool = Field(
         False, description="Train the size of each weight column apart from its direction (arXiv:2402.09353)."
     )
+    init: Literal["zero", "gaussian", "orthogonal", "pissa"] = Field(
+        "zero",
+        description="How the change begins. zero, gaussian: one factor random, the other 0. orthogonal: both random, "
+        "their product 0. pissa: the largest singular values of the weight, taken out of it (arXiv:2404.02948).",
+    )
+    plus: float = Field(1.0, ge=1, description="How much faster the second factor learns (LoRA+, arXiv:2402.12354).")
+
+    @model_validator(mode="after")
+    def _convertible(self) -> Self:
+        if self.init == "orthogonal" and any(rank % 2 for rank in (self.rank, *self.ranks.values())):
+            raise ValueError("init: orthogonal needs even ranks")
+        if self.init == "pissa" and self.rslora and (self.ranks or self.alphas):
+            raise ValueError("init: pissa with rslora cannot be saved with ranks or alphas of single layers")
+        if self.init == "pissa" and self.dora:
+            raise ValueError("init: pissa changes the weights whose sizes dora would train; choose one of them")
+        return self
+
+    def configuration(self, model: PreTrainedModel, family: Family, common: Mapping[str, Any]) -> LoraConfig:
+        layers = chosen(linear_layers(model), self.targets, "method.targets")
+        own = {place: chosen_by(place, layers) for place in {*self.ranks, *self.alphas}}
+        for place, rank in {"": self.rank, **self.ranks}.items():
+            within(rank, own.get(place, {n: v for n, v in layers.items() if not _has_own(n, self.ranks)}), sizes)
+        return LoraConfig(
+            **common,
+            r=self.rank,
+            lora_alpha=self.alpha if self.alpha is not None else 2.0 * self.rank,  # type: ignore[arg-type]
+            lora_dropout=self.dropout,
+            target_modules=pattern_of(layers),
+            rank_pattern=dict(self.ranks),
+            alpha_pattern={**{place: 2.0 * rank for place, rank in self.ranks.items()}, **self.alphas}
+            if self.alpha is None
+            else dict(self.alphas),
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+            init_lora_weights=INIT[self.init],
+            fan_in_fan_out=transposed(layers.values()),
+        )
+
+    def note(self, tuned: PeftModel, layers: Sequence[str]) -> str:
+        return f"LoRA of rank {self.rank} on {said_of(layers)}"
 
     def adapt(
         self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
-        if rows and family is Family.ENCODER_DECODER:
-            found = "PEFT trains single rows of embeddings in one place, and encoder-decoders hold them in several"
-            raise UserError("model.new_tokens", found, "use method: full")
-        layers = self._chosen(model)
-        names = leaf_names(layers)
-        for name, layer in layers.items():
-            if self.rank > min(sizes(layer)):
-                raise UserError(
-                    "method.rank", f"{self.rank} is more than layer {name} has ({sizes(layer)})", "choose a lower rank"
-                )
-        alpha = self.alpha if self.alpha is not None else 2.0 * self.rank
-        torch.manual_seed(seed)
-        with quiet():
-            tuned = get_peft_model(
-                model,
-                LoraConfig(
-                    task_type=_task_type(model),
-                    r=self.rank,
-                    lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it and takes fractions
-                    lora_dropout=self.dropout,
-                    target_modules=rf"(?:.*\.)?\d+\.(?:.*\.)?(?:{'|'.join(map(re.escape, names))})",
-                    modules_to_save=list(head),
-                    use_rslora=self.rslora,
-                    use_dora=self.dora,
-                    trainable_token_indices={name: list(rows) for name in tables(model)} if rows else None,
-                    fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
-                ),
-            )
-        trainable = tuple(name for name, parameter in tuned.named_parameters() if parameter.requires_grad)
-        note = f"LoRA of rank {self.rank} on {len(layers)} layers: {', '.join(names)}"
-        return Adapted(tuned, trainable, tuple(head), (note,))
+        adapted = super().adapt(model, family, head, seed, rows)
+        if self.init == "pissa":
+            began = get_peft_model_state_dict(adapted.model, save_embedding_layers=False)
+            setattr(adapted.model, START, {name: tensor.detach().clone() for name, tensor in began.items()})
+        if self.plus == 1:
+            return adapted
+        return replace(adapted, rates={name: self.plus for name in adapted.trainable if "lora_B" in name})
 
-    def _chosen(self, model: PreTrainedModel) -> dict[str, nn.Module]:
-        layers = block_layers(model)
-        if self.targets in ("auto", "all-linear"):
-            return layers
-        wanted = (self.targets,) if isinstance(self.targets, str) else self.targets
-        known = leaf_names(layers)
-        for name in wanted:
-            if name not in known:
-                raise UserError(
-                    "method.targets", f"no Linear layer is called {name}", f"this model has {', '.join(known)}"
-                )
-        return {name: layer for name, layer in layers.items() if name.rpartition(".")[2] in wanted}
-
-    def merge(self, model: nn.Module) -> PreTrainedModel:
-        if not isinstance(model, PeftModel):
-            raise TypeError(f"{type(model).__name__} holds no adapter")
-        merged: PreTrainedModel = model.merge_and_unload()
-        return merged
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """As PEFT writes it. What began by changing the base is written as a LoRA of twice the rank over the base."""
+        super().save(model, folder)
+        began: Mapping[str, Tensor] | None = getattr(model, START, None)
+        if began is None:
+            return
+        # The change is B A - B0 A0, which is one product of factors that stand behind one another.
+        weights = load_file(folder / WEIGHTS)
+        for name, start in began.items():
+            own = weights[name]
+            if ".lora_A." in name:
+                weights[name] = torch.cat([own, start.cpu()]).contiguous()
+            elif ".lora_B." in name:
+                weights[name] = torch.cat([own, -start.cpu()], dim=1).contiguous()
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        growth = 2**0.5 if self.rslora else 2  # of alpha, so that it is divided by the new rank as before by the old
+        config |= {"init_lora_weights": True, "r": 2 * config["r"], "lora_alpha": growth * config["lora_alpha"]}
+        config["rank_pattern"] = {place: 2 * rank for place, rank in config["rank_pattern"].items()}
+        config["alpha_pattern"] = {place: 2 * alpha for place, alpha in config["alpha_pattern"].items()}
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def _task_type(model: PreTrainedModel) -> TaskType | None:
-    name = type(model).__name__
-    return next((kind for ending, kind in TASK_TYPES.items() if name.endswith(ending)), None)
+def chosen_by(place: str, layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The layers whose names end so. Raises UserError where there is none."""
+    found = {name: layer for name, layer in layers.items() if f".{name}".endswith(f".{place}")}
+    if not found:
+        raise UserError("method.ranks", f"no changed layer is called {place}", nearest(place, leaf_names(layers)))
+    return found
+
+
+def _has_own(name: str, ranks: Mapping[str, int]) -> bool:
+    return any(f".{name}".endswith(f".{place}") for place in ranks)

@@ -63,6 +63,8 @@ def _furnish(parcel: Parcel) -> None:
 
 def write_full(parcel: Parcel, folder: Path) -> None:
     """A full model as `save_pretrained` writes it; adapters are merged into it."""
+    if not parcel.method.merges:
+        raise UserError("deploy.formats", "no plain model can hold what this method learned", "use adapter")
     merged = parcel.method.merge(copy.deepcopy(parcel.model) if parcel.shares else parcel.model)
     _refuse_broken(merged)
     with quiet():
@@ -78,8 +80,7 @@ def write_adapter(parcel: Parcel, folder: Path) -> None:
     config.base_model_name_or_path = parcel.foundation.portable_name
     config.revision = parcel.foundation.card.revision
     config.inference_mode = True
-    # The embeddings never move, and asking PEFT to find that out makes it look for the base on the hub.
-    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    parcel.method.save(model, folder)
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
     config_of_base = copy.deepcopy(base.config)

@@ -6,27 +6,26 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from tunesmith.contracts import Adapted
 from tunesmith.train.options import TrainOptions
 
 BLOCK = re.compile(r"^(.*?\.\d+)\.")
 
 
-def make_optimiser(
-    model: nn.Module, trainable: Sequence[str], head: Sequence[str], options: TrainOptions
-) -> torch.optim.AdamW:
-    """AdamW (arXiv:1711.05101) over the parameters named in `trainable`.
+def make_optimiser(model: nn.Module, adapted: Adapted, options: TrainOptions) -> torch.optim.AdamW:
+    """AdamW (arXiv:1711.05101) over the parameters of `model` that move, at the rates that the method gives them.
 
     Vectors (biases, norms) are not decayed. With `layer_decay` f, block k of n from below learns at f^(n - k)
     times the rate, embeddings at f^(n + 1), the head at the rate itself (arXiv:1801.06146, section 3.2).
     Each group keeps its factor under "factor" and its parameters' names under "names".
     """
     parameters = dict(model.named_parameters())
-    depths = layer_depths(list(parameters), head)
+    depths = layer_depths(list(parameters), adapted.head)
     deepest = max(depths.values())
     groups: dict[tuple[float, float], list[str]] = {}
-    for name in trainable:
+    for name in adapted.trainable:
         decay = options.weight_decay if parameters[name].ndim >= 2 else 0.0
-        factor = options.layer_decay ** (deepest - depths[name])
+        factor = options.layer_decay ** (deepest - depths[name]) * adapted.rates.get(name, 1.0)
         groups.setdefault((decay, factor), []).append(name)
     return torch.optim.AdamW(
         [

@@ -1,0 +1,150 @@
+"""What methods have in common: what they promise unless they say otherwise, and those that PEFT carries out."""
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+from tunesmith.adapt.layers import block_layers, leaf_names, tables, transposed
+from tunesmith.contracts import Adapted, Family
+from tunesmith.errors import UserError
+from tunesmith.options import Options
+from tunesmith.quiet import quiet
+
+TASK_TYPES = {
+    "ForSequenceClassification": TaskType.SEQ_CLS,
+    "ForTokenClassification": TaskType.TOKEN_CLS,
+    "ForCausalLM": TaskType.CAUSAL_LM,
+    "LMHeadModel": TaskType.CAUSAL_LM,
+    "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
+}
+"""What PEFT calls a model with a head of this kind, by the end of its class name.
+
+Question answering is left out: PEFT's class for it does not hand token types and positions on.
+"""
+
+
+class MethodOptions(Options):
+    """What a method says of itself; see `contracts.Method`."""
+
+    moves_base: ClassVar[bool] = False
+    artifact: ClassVar[str] = "adapter"
+    starts_at_base: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
+    narrow: ClassVar[bool] = False
+
+    def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
+        """Every model will do."""
+
+    def merge(self, model: nn.Module) -> PreTrainedModel:
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(f"{type(model).__name__} is not a transformers model")
+        return model
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        raise UserError("deploy.formats", "there is no adapter to write", "use safetensors")
+
+
+class PeftMethod(MethodOptions):
+    """A method whose layers, files and merging are PEFT's."""
+
+    @abstractmethod
+    def configuration(self, model: PreTrainedModel, family: Family, common: Mapping[str, Any]) -> PeftConfig:
+        """What PEFT is told. common: what each of its configurations takes: `task_type`, `modules_to_save`."""
+
+    @abstractmethod
+    def note(self, tuned: PeftModel, layers: Sequence[str]) -> str:
+        """What was chosen, in a line. layers: the full names of those that were changed."""
+
+    def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
+        self.configuration(model, family, {})
+
+    def adapt(
+        self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
+    ) -> Adapted:
+        if rows and family is Family.ENCODER_DECODER:
+            found = "PEFT trains single rows of embeddings in one place, and encoder-decoders hold them in several"
+            raise UserError("model.new_tokens", found, "use method: full")
+        common = {"task_type": task_type(model), "modules_to_save": list(head)}
+        config = self.configuration(model, family, common)
+        if rows:
+            if not hasattr(config, "trainable_token_indices"):
+                raise UserError("model.new_tokens", "this method cannot train rows of embeddings", "use method: lora")
+            config.trainable_token_indices = {name: list(rows) for name in tables(model)}
+        torch.manual_seed(seed)
+        with quiet():
+            # PEFT doubles the rank of experts' fused weights by itself, and then warns where they were not asked for.
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+            tuned = get_peft_model(model, config)
+        trainable = tuple(name for name, parameter in tuned.named_parameters() if parameter.requires_grad)
+        return Adapted(tuned, trainable, tuple(head), (self.note(tuned, changed_layers(tuned)),))
+
+    def merge(self, model: nn.Module) -> PreTrainedModel:
+        if not isinstance(model, PeftModel):
+            raise TypeError(f"{type(model).__name__} holds no adapter")
+        _put_heads_in_place(model)
+        merged: PreTrainedModel = model.merge_and_unload()
+        return merged
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """As PEFT writes it, and loads it with `PeftModel.from_pretrained`."""
+        if not isinstance(model, PeftModel):
+            raise TypeError(f"{type(model).__name__} holds no adapter")
+        # The embeddings never move, and asking PEFT to find that out makes it look for the base on the hub.
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+
+
+def _put_heads_in_place(tuned: PeftModel) -> None:
+    """Trained copies of whole modules take the places of what they are copies of; most of PEFT's methods cannot do it
+    with a module that is not a single layer."""
+    for name, module in list(tuned.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, leaf = name.rpartition(".")
+            setattr(tuned.get_submodule(parent), leaf, module.modules_to_save[module.active_adapters[0]])
+
+
+def changed_layers(tuned: PeftModel) -> list[str]:
+    """The full names of the layers that PEFT changed."""
+    tuner: Any = tuned.base_model
+    return list(tuner.targeted_module_names)
+
+
+def said_of(layers: Sequence[str]) -> str:
+    """How many layers, and their names."""
+    return f"{len(layers)} layers: {', '.join(leaf_names(layers))}"
+
+
+def task_type(model: PreTrainedModel) -> TaskType | None:
+    name = type(model).__name__
+    return next((kind for ending, kind in TASK_TYPES.items() if name.endswith(ending)), None)
+
+
+def within(rank: int, layers: Mapping[str, nn.Module], sizes_of: Any, key: str = "method.rank") -> None:
+    """Refuses a rank that a layer does not have. Raises UserError."""
+    for name, layer in layers.items():
+        most = min(sizes_of(layer))
+        if rank > most:
+            raise UserError(key, f"{rank} is more than layer {name} has ({sizes_of(layer)})", f"at most {most}")
+
+
+def plain_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """As `linear_layers`, for methods that PEFT offers only for `nn.Linear`. Raises UserError for other layers."""
+    layers = linear_layers(model)
+    if transposed(layers.values()):
+        raise UserError("method", f"the layers of {type(model).__name__} are no nn.Linear, which it needs", "use lora")
+    return layers
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The linear layers of the repeated blocks. Raises UserError for a model that has none."""
+    layers = block_layers(model)
+    if not layers:
+        raise UserError("method", f"{type(model).__name__} has no linear layers in blocks", "use method: full")
+    return layers
