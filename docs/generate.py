@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -24,6 +25,13 @@ from tunesmith.train.options import StopOptions
 
 ROOT = Path(__file__).parent.parent
 REGION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MODELS = (
+    "bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert", "xlm-roberta", "gpt2", "gpt_neox", "llama",
+    "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3", "deepseek_v2", "deepseek_v3", "falcon", "bloom",
+    "t5", "mt5", "bart", "mbart", "m2m_100", "pegasus",
+)  # fmt: skip
+"""The kinds of models whose layers the tests know, as `transformers` calls them."""
+LAYERS = ("num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
 PLAIN = {str: "text", int: "whole number", float: "number", bool: "yes or no"}
 SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -136,6 +144,49 @@ def tasks() -> str:
     return found
 
 
+def cells() -> str:
+    """Which methods can be used with which kinds of models and tasks, found out by asking each of them."""
+    from transformers import AutoConfig
+
+    from tunesmith.adapting import skeleton
+    from tunesmith.contracts import parts_of
+    from tunesmith.errors import UserError
+    from tunesmith.select.foundation import family_of, mapping_of
+
+    configs = [AutoConfig.for_model(kind) for kind in MODELS]
+    for config in configs:
+        config.update({name: 2 for name in LAYERS if hasattr(config, name)})
+    heads = {name: task(**task.specimens[0].options) for name, task in ((name, TASKS.load(name)) for name in TASKS)}
+
+    def takes(method: Any, task: Any, config: Any) -> bool:
+        family = family_of(config)
+        if family not in task.families or type(config) not in mapping_of(task.auto_class(family)):
+            return False
+        try:
+            method.check(skeleton(config, "AutoModel"), family, task.auto_class(family))
+        except UserError:
+            return False
+        return True
+
+    lines = ["| method | kinds of models | tasks |", "|---|---|---|"]
+    for name in METHODS:
+        method, reasons = METHODS.load(name)(), list[str]()
+        for config in configs:
+            try:
+                method.check(skeleton(config, "AutoModel"), family_of(config), "AutoModelForSequenceClassification")
+            except UserError:
+                reasons.append(config.model_type)
+        lacking = [
+            kind
+            for kind, task in heads.items()
+            if not all(any(map(partial(takes, method, one), configs)) for one in parts_of(task).values())
+        ]
+        models = "all" if not reasons else f"all but {', '.join(f'`{kind}`' for kind in reasons)}"
+        tasks_ = "all" if not lacking else f"all but {', '.join(f'`{kind}`' for kind in lacking)}"
+        lines.append(f"| `{name}` | {models} | {tasks_} |")
+    return "\n".join(lines) + "\n"
+
+
 def commands() -> str:
     """The verbs of the command line with the first sentence of their help."""
     import typer.main
@@ -163,6 +214,7 @@ REGIONS: dict[str, Callable[[], str]] = {
     "model": lambda: section("model"),
     "tasks": tasks,
     "data": lambda: section("data"),
+    "cells": cells,
     "methods": lambda: kinds(METHODS),
     "train": lambda: table(type(Recipe.model_fields["train"].default), without=("stop",)),
     "stop": lambda: table(StopOptions),

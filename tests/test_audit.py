@@ -68,6 +68,14 @@ PLANTED: dict[str, tuple[dict[str, list[Row]], str, str, int, tuple[str, ...]]] 
         2,
         ("test.csv, line 4", "test.csv, line 5"),
     ),
+    "near": (
+        {"validation": [("The first: row 0!", "x")], "test": [("the FIRST row0", "y")]},
+        "warning",
+        "1 validation rows differ from a training row only by case, punctuation or white space, "
+        "which makes scores too good",
+        1,
+        ("validation.csv, line 4",),
+    ),
     "balance": (
         {"train": [("a rarity", "z"), ("another", "z"), ("one more", "rare")]},
         "warning",
@@ -111,7 +119,9 @@ def test_clean_rows_bring_no_finding(check: str) -> None:
 @pytest.mark.parametrize("check", PLANTED)
 def test_a_planted_flaw_is_found_with_its_place_and_count(check: str) -> None:
     more, severity, message, count, rows = PLANTED[check]
-    assert found(check, with_rows(**more)) == [Finding(check, severity, message, count, rows)]
+    planted = found(check, with_rows(**more))
+    assert planted[0] == Finding(check, severity, message, count, rows)
+    assert len(planted) == (2 if check == "near" else 1)  # of each split that judges
 
 
 @pytest.mark.parametrize("check", PLANTED)
@@ -120,6 +130,7 @@ def test_half_a_flaw_is_none(check: str) -> None:
         "repeats": {"train": [("the first row 0", "y")], "test": [REPEATED]},
         "conflicts": {"train": [REPEATED, ("The first row 0", "y")], "test": [REPEATED]},
         "leaks": {"train": [REPEATED], "test": [("for the end", "x")]},
+        "near": {"train": [("?!", "x")], "test": [("the first row 1", "x"), REPEATED, ("!!", "x")]},
         "balance": {"train": [(f"row {n}", "z") for n in range(5)], "test": [("a rarity", "rare")]},
         "spellings": {"train": [(f"row {n}", "xx") for n in range(5)]},
         "header": {"train": [(f"row {n}", "a label") for n in range(5)]},
@@ -219,7 +230,7 @@ def test_a_corpus_brings_the_findings_of_its_files_and_no_leaks(tmp_path: Path) 
 
     clean = [(f"row {n}", "xy"[n % 2]) for n in range(20)]
     assert findings(clean, [("new", "x")]) == {}
-    made = findings([*clean, ("row 3", "y"), ("shared", "x")], [("shared", "x"), ("b\x00d", "y")])
+    made = findings([*clean, ("row 3", "y"), ("shared", "x")], [("shared", "x"), ("b\x07d", "y")])
     assert set(made) == {"repeats", "characters"}
     assert made["repeats"].rows == ("train.jsonl, line 21",)
     assert made["characters"].rows == ("test.jsonl, line 2",)

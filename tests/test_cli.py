@@ -464,6 +464,28 @@ def test_audit_of_a_recipe_divides_the_rows_as_its_run_will(capsys):
     assert json.loads(capsys.readouterr().out)["ledger"]["ways"] == {"train": 11, "validation": 1}
 
 
+def test_settings_go_over_the_recipe_that_is_looked_at(capsys):
+    odd_table()
+    assert main(["new", "odd.csv"]) == 0
+    Path("odd.csv").write_text(Path("odd.csv").read_text() + "13;only two cells\n")
+    assert main(["audit", "recipe.yaml"]) == 2
+    capsys.readouterr()
+    assert main(["audit", "recipe.yaml", "data.on_bad_row=skip", "data.validation=0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ledger"]["ways"] == {"train": 12, "skipped:unreadable": 1}
+    assert main(["audit", "odd.csv", "data.on_bad_row=skip", "--json"]) == 0
+    assert main(["audit", "recipe.yaml", "data.on_bad_row=skp"]) == 2
+    assert "data.on_bad_row=skp" in capsys.readouterr().err
+
+
+def test_an_exported_model_says_what_to_give_instead(capsys):
+    Path("model").mkdir()
+    Path("model/tunesmith.json").write_text("{}")
+    for verb in ("show", "audit"):
+        assert main([verb, "model"]) == 2
+        said = "error: model: is an exported model, which holds neither a recipe nor rows; give the folder of its run"
+        assert said in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A tiny model that was tuned by LoRA from the command line, and the folder where that was done."""
@@ -650,6 +672,11 @@ def test_show_gives_a_row_as_the_model_sees_it(trained, monkeypatch, capsys):
     assert (view["inputs"], view["target"]) == ({"text": "money now please 1"}, "b")
     (sequence,) = view["sequences"]
     assert "".join(token["text"] for token in sequence["tokens"]).count("money") == 1
+    assert main(["show", "tickets.csv", "task.label=id", "data.max_tokens=4", "--model", "tiny", "--json"]) == 0
+    view = json.loads(capsys.readouterr().out)
+    assert (view["target"], len(view["sequences"][0]["tokens"])) == ("0", 4)
+    assert main(["show", "runs/tickets", "data.max_tokens=4"]) == 2
+    assert "data.max_tokens=4: changes nothing of a run; name a row with --row" in capsys.readouterr().err
     assert main(["show", "runs/tickets", "--row", "999"]) == 2
     assert "--row: train has no row 999" in capsys.readouterr().err
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tiny import model_folder
+from tunesmith import api
 from tunesmith.contracts import Family, Record
-from tunesmith.errors import UserError
+from tunesmith.errors import BadRow, UserError
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.metrics import measure
 from tunesmith.given import Outputs, Predictions, Reply
@@ -62,6 +64,43 @@ def test_a_program_that_passes_its_tests_counts_and_one_that_does_not_does_not()
     assert value("valid_code", wrong) == 0.5
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"solution": "def double(x):\n    return 2 * x"}, None),
+        ({"prompt": "write double", "solution": "So:\n```python\ndef double(x):\n    return 2 * x\n```\n"}, None),
+        ({"prompt": "class Sum:\n", "solution": "    def run(self): ...", "name": "Sum().run"}, None),
+        ({"prompt": "from math import sqrt\n", "solution": "double = sqrt"}, None),
+        ({"solution": "    retrun x y"}, "broken_code"),
+        ({"solution": ["    return 2 * x", "    return ("]}, "broken_code"),
+        ({"solution": "x" + chr(0)}, "broken_code"),
+        ({"name": "duoble"}, "no_entry_point"),
+    ],
+)
+def test_right_code_that_can_pass_no_test_is_a_bad_row(changes: dict[str, Any], reason: str | None) -> None:
+    row = {**ROWS[0], "name": "double", **changes}
+    task = Code(test="test", entry_point="name")
+    if reason is None:
+        task.read(row)
+        return
+    with pytest.raises(BadRow, match="field 'solution'") as told:
+        task.read(row)
+    assert told.value.reason == reason
+    assert Code().read(row)[1] is not None  # nothing is tested
+    assert Code(test="test", language="other").read(row)[1] is not None
+
+
+def test_a_database_that_cannot_be_read_is_told_before_anything_is_learned(tmp_path: Path) -> None:
+    rows = [{"prompt": "how many", "solution": "SELECT 1"}]
+    text = tmp_path / "text.db"
+    text.write_text("no database at all")
+    for path, words in ((tmp_path / "no.db", "no such file"), (tmp_path, "directory"), (text, "is no SQLite file")):
+        task = Code(language="sql", database=str(path))
+        with pytest.raises(UserError, match=rf"task\.database: .*{words}"):
+            task.learn(records_of(task, rows))
+
+
 def test_pass_at_k_is_the_chance_that_one_of_k_programs_passes() -> None:
     task = Code(test="test", samples=10, decoding={"temperature": 1.0})  # type: ignore[arg-type]
     records = records_of(task, ROWS[:1])
@@ -89,6 +128,33 @@ def test_queries_are_compared_by_their_rows(tmp_path: Path) -> None:
     script = {**rows[0], "script": "CREATE TABLE t (a); INSERT INTO t VALUES (7);"}
     task = Code(language="sql", schema="script")  # type: ignore[call-arg]
     assert value("execution_accuracy", answered(task, records_of(task, [script]), [["SELECT 1"]])) == 1.0
+
+
+def test_a_database_is_found_from_the_recipe_and_from_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_folder("gpt2", tmp_path / "gpt2")
+    with sqlite3.connect(tmp_path / "shop.sqlite") as made:
+        made.executescript("CREATE TABLE t (a INTEGER); INSERT INTO t VALUES (1), (2);")
+    rows = [{"prompt": f"how many {n}", "solution": f"SELECT {n}"} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    decoding = {"max_new_tokens": 4}
+    recipe = {
+        "model": "./gpt2",
+        "task": {"kind": "code", "language": "sql", "database": "shop.sqlite", "decoding": decoding},
+        "data": {"train": "rows.jsonl", "test": 0.3, "cache": False},
+        "train": {"max_steps": 1},
+        "evaluate": {"resamples": 100, "baselines": False},
+        "deploy": {"verify": False},
+    }
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    run = api.run(recipe, folder=tmp_path / "runs" / "one", base=tmp_path)
+    assert run.recipe().task.database == "../../shop.sqlite"  # type: ignore[attr-defined]
+    assert run.read_json("evaluation.json")["metrics"]["execution_accuracy"]["value"] is not None
+    note = json.loads((run.artifact / "tunesmith.json").read_text())
+    assert note["task"]["database"] == "shop.sqlite"
+    judged = api.evaluate(run, tmp_path / "rows.jsonl")
+    assert judged["metrics"]["execution_accuracy"]["value"] is not None
+    assert "trained on" in judged["verdict"]  # the rows and the database are those of the run
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "codellama", "qwen2", "gemma", "deepseek-v3", "bloom"])

@@ -22,6 +22,7 @@ from tunesmith.prepare.sources import RawRow
 from tunesmith.prepare.split import divide, text_key
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.regression import Regression
+from tunesmith.tasks.span_qa import SpanQA
 
 Rows = Sequence[Mapping[str, Any] | str]
 
@@ -410,6 +411,34 @@ def test_a_label_that_only_the_test_file_has_is_a_bad_row_with_the_nearest(tmp_p
     made = corpus(tmp_path, many(refund=3, parcel=3), test=test, on_bad_row="skip", validation=0)
     assert made.ledger.ways == {"train": 6, "test": 1, "skipped:unknown_label": 1}
     assert made.task.label_names == ("parcel", "refund")  # type: ignore[attr-defined]
+
+
+def test_a_file_to_judge_by_of_which_no_row_is_left_is_told(tmp_path: Path) -> None:
+    rows = many(x=6, y=6)
+    made = corpus(tmp_path, rows[2:], validation=rows[:2], test=rows[:2])
+    (finding,) = (one for one in made.findings if one.check == "split")
+    assert (finding.severity, finding.message) == (
+        "warning",
+        "no row of data.validation is left (2 × also_in_test), so nothing is judged by it",
+    )
+    assert set(made.splits) == {"train", "test"}
+    odd = [{"text": "new", "label": "z"}]
+    made = corpus(tmp_path, rows, test=odd, on_bad_row="skip")
+    assert [one.message for one in made.findings if one.check == "split"] == [
+        "no row of data.test is left (1 × unknown_label), so nothing is judged by it"
+    ]
+    told = refusal(tmp_path, rows, validation=["{", "[]"], on_bad_row="skip")
+    assert told == "data.validation: holds no usable rows (left out: 2 × unreadable); mend them, or name another"
+
+
+def test_a_bad_question_of_a_document_is_named_by_its_number(tmp_path: Path) -> None:
+    def asked(question: str, start: int) -> dict[str, Any]:
+        return {"id": question, "question": question, "answers": [{"text": "kettle", "answer_start": start}]}
+
+    paragraph = {"context": "a red kettle", "qas": [asked("what?", 6), asked("which?", 1)]}
+    (tmp_path / "a.json").write_text(json.dumps({"data": [{"title": "Kettles", "paragraphs": [paragraph]}]}))
+    with pytest.raises(UserError, match=r"^a.json, question 2: "):
+        read_corpus(DataOptions(train="a.json"), SpanQA(), base=tmp_path, seed=0)
 
 
 def test_a_limit_takes_the_first_rows_of_each_source(tmp_path: Path) -> None:

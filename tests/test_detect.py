@@ -16,6 +16,10 @@ from tunesmith.recipe import load_recipe
 from tunesmith.tasks import TASKS
 
 Row = Callable[[int], dict[str, Any]]
+KNOWN_KINDS = (
+    "classification", "regression", "prompted", "preference", "multiple_choice", "span_qa", "ner", "chat", "code",
+    "generation", "language",
+)  # fmt: skip
 
 
 def written(base: Path, row: Row, rows: int = 20) -> Path:
@@ -33,7 +37,12 @@ def refusal(path: Path) -> str:
     with pytest.raises(UserError) as told:
         detect(path)
     assert "\n" not in str(told.value)
-    return str(told.value).removeprefix(f"{path}: ")
+    found, hint, kinds = (
+        str(told.value).removeprefix(f"{path}: ").partition("; or name what is to be learned with --task ")
+    )
+    assert not hint or kinds == f"KIND ({', '.join(kind for kind in KNOWN_KINDS)})"
+    assert hint or "holds no readable rows" in found
+    return found
 
 
 LAYOUTS: dict[str, tuple[Row, str, dict[str, Any]]] = {
@@ -213,6 +222,15 @@ def test_separated_values_are_taken_by_what_they_spell(
         (lambda n: {"text": text(n), "label": "always"},
          "has no column that looks like a label or a number to learn; its columns: 'text', 'label'; "
          "'label' always holds 'always'"),
+        (lambda n: {"text": text(n), "label": 1},
+         "has no column that looks like a label or a number to learn; its columns: 'text', 'label'; "
+         "'label' always holds 1"),
+        (lambda n: {"input": text(n % 5), "label": "always"},
+         "has no column that looks like a label or a number to learn; its columns: 'input', 'label'; "
+         "'label' always holds 'always'"),
+        (lambda n: {"title": text(n), "dialog": [f"hi {n}", f"so {n}"]},
+         "has no column that looks like a label or a number to learn; its columns: 'title', 'dialog'; "
+         "'dialog' holds lists or objects of no known form"),
         (lambda n: {"id": n, "row": n + 4, "text": text(n)},
          "has no column that looks like a label or a number to learn; its columns: 'id', 'row', 'text'"),
         (lambda n: {"text": text(n), "size": 10**400 + n},
@@ -275,6 +293,23 @@ def test_numbers_with_commas_are_no_labels_although_a_few_values_are_none(tmp_pa
     )
 
 
+def test_the_kind_that_is_asked_for_is_the_one_that_is_found(tmp_path: Path) -> None:
+    path = written(tmp_path, LAYOUTS["fractions"][0])
+    found = detect(path, "classification")
+    assert (found.kind, found.options) == ("classification", {"text": "review", "label": "stars"})
+    assert found.notes[-1] == "task: classification, as you say, instead of regression"
+    found = detect(written(tmp_path, LAYOUTS["few whole numbers"][0]), "regression")
+    assert (found.kind, found.options) == ("regression", {"text": "review", "target": "stars"})
+    found = detect(path, "prompted")
+    assert (found.kind, found.options) == ("prompted", {"text": "review", "label": "stars"})
+
+
+def test_numbers_of_tags_are_tags_whose_names_are_still_to_be_said(tmp_path: Path) -> None:
+    found = detect(written(tmp_path, lambda n: {"tokens": ["in", "York"], "ner_tags": [0, n % 3]}))
+    assert (found.kind, found.options) == ("ner", {"tokens": "tokens", "tags": "ner_tags"})
+    assert "tag_names" in found.notes[-1]
+
+
 def test_numbers_are_taken_before_names_where_they_are_asked_for(tmp_path: Path) -> None:
     path = written(tmp_path, lambda n: {"text": text(n), "label": "ab"[n % 2], "price": n / 3})
     assert (detect(path).kind, detect(path, "regression").options["target"]) == ("classification", "price")
@@ -301,6 +336,10 @@ def test_only_the_first_rows_are_looked_at(tmp_path: Path) -> None:
 
 def messages(n: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": text(n)}, {"role": "assistant", "content": f"so {n}"}]
+
+
+def talk(n: int, reply: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text(n)}, {"role": "assistant", "content": f"{reply} {n}"}]
 
 
 DECODER = "name a decoder such as a Llama or GPT folder for this task"
@@ -361,6 +400,70 @@ KNOWN: dict[str, tuple[Row, str, dict[str, Any]]] = {
         "multiple_choice",
         {"question": "question", "context": "context", "choices": "choices", "answer": "answer"},
     ),
+    "choices that are called options": (
+        lambda n: {"article": text(n) * 3, "question": "what is it", "options": ["a b", "c d"], "answer": "AB"[n % 2]},
+        "multiple_choice",
+        {"question": "question", "context": "article", "choices": "options", "answer": "answer"},
+    ),
+    "choices with what each is called": (
+        lambda n: {
+            "id": f"q{n}", "question": text(n), "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B",
+        },
+        "multiple_choice",
+        {"question": "question", "choices": "choices", "answer": "answerKey"},
+    ),
+    "endings": (
+        lambda n: {"ctx": text(n), "endings": ["x y", "z w"], "label": str(n % 2)},
+        "multiple_choice",
+        {"question": "ctx", "choices": "endings", "answer": "label"},
+    ),
+    "tags of a hub data set": (
+        lambda n: {"tokens": ["in", "York"], "ner_tags": ["O", "B-LOC"]},
+        "ner",
+        {"tokens": "tokens", "tags": "ner_tags"},
+    ),
+    "spans that are called labels": (
+        lambda n: {"text": text(n), "label": [[0, 5, "X"]]},
+        "ner",
+        {"text": "text", "spans": "label"},
+    ),
+    "replies that begin with their prompt": (
+        lambda n: {"prompt": text(n), "chosen": talk(n, "good"), "rejected": talk(n, "no"), "score_chosen": 8.0},
+        "preference",
+        {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
+    ),
+    "replies in conversations that are one text": (
+        lambda n: {
+            "chosen": f"\n\nHuman: {text(n)}\n\nAssistant: good", "rejected": f"\n\nHuman: {text(n)}\n\nAssistant: no",
+        },
+        "preference",
+        {"chosen": "chosen", "rejected": "rejected"},
+    ),
+    "inputs, some of them again, and outputs": (
+        lambda n: {"input": text(n % 5), "output": f"{n} as {text(n)}"},
+        "generation",
+        {"source": "input", "target": "output"},
+    ),
+    "questions and answers": (
+        lambda n: {"question": text(n), "answer": f"so be it {n}"},
+        "generation",
+        {"source": "question", "target": "answer"},
+    ),
+    "articles and highlights": (
+        lambda n: {"id": f"a{n}", "highlights": text(n), "article": text(n) * 9},
+        "generation",
+        {"source": "article", "target": "highlights"},
+    ),
+    "documents and summaries": (
+        lambda n: {"document": text(n) * 9, "summary": text(n)},
+        "generation",
+        {"source": "document", "target": "summary"},
+    ),
+    "two languages": (
+        lambda n: {"en": text(n), "de": f"ein paar Wörter und {n}"},
+        "generation",
+        {"source": "en", "target": "de"},
+    ),
     "functions": (
         lambda n: {
             "prompt": f"def f{n}(x):", "canonical_solution": f" return {n}", "test": "x", "entry_point": f"f{n}",
@@ -415,6 +518,8 @@ def test_a_task_that_is_asked_for_is_never_taken_for_another(layout: str, tmp_pa
     [
         (lambda n: {"source": ["mail", "web"][n % 2], "target": n % 2, "text": text(n)}, "text", "target"),
         (lambda n: {"source": text(n), "target": "ab"[n % 2]}, "source", "target"),
+        (lambda n: {"input": text(n % 5), "output": "ab"[n % 2]}, "input", "output"),
+        (lambda n: {"question": text(n), "answer": ["yes", "no"][n % 2]}, "question", "answer"),
         (lambda n: {"prompt": text(n), "completion": ["good", "bad"][n % 2]}, "prompt", "completion"),
         (lambda n: {"tokens": text(n), "tags": "ab"[n % 2]}, "tokens", "tags"),
         (lambda n: {"text": text(n), "messages": "ab"[n % 2]}, "text", "messages"),
@@ -429,12 +534,13 @@ def test_labels_in_columns_with_the_names_of_another_task_stay_labels(
     assert (found.kind, found.options) == ("classification", {"text": text_column, "label": label})
 
 
-def test_a_lone_text_is_learned_as_such_only_when_asked_for(tmp_path: Path) -> None:
+def test_a_lone_text_is_learned_as_such_in_a_file_of_texts_and_when_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "story.txt"
     path.write_text("once upon a time\n\nthere was a kettle\n")
-    assert refusal(path).startswith("has no column that looks like a label or a number to learn")
-    found = detect(path, "language")
-    assert (found.kind, found.options, found.rows) == ("language", {"text": "text"}, 2)
+    for kind in (None, "language"):
+        found = detect(path, kind)
+        assert (found.kind, found.options, found.rows) == ("language", {"text": "text"}, 2)
+    assert "no column that looks like a label" in refusal(written(tmp_path, lambda n: {"text": text(n)}))
     found = detect(written(tmp_path, lambda n: {"id": n, "Inhalt": text(n) * 3, "label": "ab"[n % 2]}), "language")
     assert found.options == {"text": "Inhalt"}
     with pytest.raises(UserError, match="has no column of texts"):

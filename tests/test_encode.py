@@ -12,13 +12,16 @@ from transformers import BertConfig, PreTrainedTokenizerBase
 from tiny import CONFIGURATIONS, WORDS, model_folder
 from tunesmith.batch import Encoded, Example, collate
 from tunesmith.contracts import Codec, Corpus, Family, Ledger, Record, Task
+from tunesmith.errors import BadRow
 from tunesmith.prepare import encode
 from tunesmith.prepare.corpus import read_corpus
 from tunesmith.prepare.encode import cache_key, encode_corpus, lengths
 from tunesmith.prepare.options import DataOptions
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.options import ModelOptions
+from tunesmith.tasks import TASKS
 from tunesmith.tasks.classification import Classification
+from tunesmith.tasks.multi_task import MultiTask
 from tunesmith.tasks.regression import Regression
 from workshop import CPU, left
 from workshop import bench as make_bench
@@ -176,8 +179,14 @@ def test_the_key_changes_with_everything_that_shapes_a_row(
     template = tokenizer_of("bert")
     template.chat_template = "{{ messages }}"
     note("the template", made, template)
+    several = replace(made, task=MultiTask(tasks={"one": Counted(), "two": Classification()}))
+    note("several tasks", several)
     monkeypatch.setattr(Counted, "version", 2)
     note("the task's version", made)
+    note("the version of a part of the task", several)
+    monkeypatch.undo()
+    monkeypatch.setattr(Counted, "__module__", "elsewhere")
+    note("the task's module", made)
     monkeypatch.undo()
     monkeypatch.setattr(encode, "version", lambda name: "99.0")
     note("the program's version", made)
@@ -310,6 +319,18 @@ def test_spelled_control_tokens_can_be_read_back(
     tokenizer = tokenizer_of(kind)
     text = "late " + " ".join(tokenizer.all_special_tokens) + " again"
     assert str(tokenizer.decode(ids([text], tokenizer)[0], skip_special_tokens=True)).strip() == text
+
+
+@pytest.mark.parametrize("kind", [name for name in TASKS if name != "multi_task"])
+def test_a_number_that_is_none_is_no_text_of_any_task(kind: str) -> None:
+    """JSON as pandas writes it holds NaN where a cell is empty."""
+    for specimen in TASKS.load(kind).specimens:
+        task, row = TASKS.load(kind)(**specimen.options), specimen.rows[0]
+        for column in task.inputs:
+            if isinstance(row.get(column), str):
+                with pytest.raises(BadRow, match="found nan, expected a text") as told:
+                    task.read({**row, column: float("nan")})
+                assert told.value.reason == "no_text"
 
 
 @pytest.mark.parametrize("kind", CONFIGURATIONS)

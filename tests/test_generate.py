@@ -1,5 +1,6 @@
 """Batches write what `transformers` writes for each prompt alone, end where they should, and leave nothing behind."""
 
+import copy
 import gc
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,14 +14,15 @@ import torch
 from tiny import model_folder
 from tunesmith.batch import Encoded, Example, Padding, encoded, padding_for
 from tunesmith.contracts import Codec, Family
+from tunesmith.errors import UserError
 from tunesmith.forward import Inference
-from tunesmith.generate import Speaker, _replies, replies, with_replies
+from tunesmith.generate import Speaker, _replies, positions, replies, with_replies
 from tunesmith.given import Decoding, Outputs, Reply
 from tunesmith.quiet import quiet
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.load import load_model
 from tunesmith.select.options import ModelOptions
-from tunesmith.tasks.generation import Generation
+from tunesmith.tasks.generation import Generation, languages
 from tunesmith.train.loop import steps
 from workshop import CPU, Bench, bench, records_of
 
@@ -262,6 +264,21 @@ def test_a_forced_language_begins_every_reply_and_is_not_read_as_text(
     assert {reply.ids[0] for (reply,) in other} == {desk.codec.tokenizer.convert_tokens_to_ids(source)}
 
 
+@pytest.mark.parametrize("kind", ["mbart50", "nllb"])
+def test_a_model_of_several_languages_is_told_which_ones(kind: str, desks: Any) -> None:
+    tokenizer = copy.deepcopy(desks(kind).codec.tokenizer)
+    codec = replace(desks(kind).codec, tokenizer=tokenizer)
+    Generation().decoding_for(codec)  # its own settings say which
+    tokenizer.init_kwargs.pop("tgt_lang")
+    with pytest.raises(UserError, match=r"^task\.target_language: not set.*known: [a-z]{2,3}_"):
+        Generation().decoding_for(codec)
+    tokenizer.init_kwargs.pop("src_lang")
+    with pytest.raises(UserError, match=r"task\.source_language and task\.target_language: not set"):
+        Generation().prompts([], codec, 16)
+    known = sorted(languages(tokenizer))
+    Generation(source_language=known[0], target_language=known[1]).decoding_for(codec)
+
+
 def test_the_language_in_front_of_mbart_is_what_its_decoder_starts_with(desks: Any) -> None:
     desk = desks("mbart")
     task = Generation(source_language="en_XX", target_language="fr_XX", decoding={"max_new_tokens": NEW})
@@ -340,6 +357,22 @@ def test_replies_are_asked_of_the_records_given_and_of_no_others(tmp_path: Path)
 def test_padding_that_was_written_to_the_last_token_is_no_stop(desks: Any) -> None:
     """Where padding ends nothing, a reply that is full of it did not end by itself."""
     tokenizer, pad = desks("llama").codec.tokenizer, desks("llama").pad
-    (reply,) = _replies(np.array([[5.0, pad, pad]]), tokenizer, Decoding(3, (pad + 1,)), [])
+    (reply,) = _replies(np.array([[3.0, 5.0, pad, pad]]), tokenizer, Decoding(3, (pad + 1,)), [])
     assert not reply.stopped
     assert reply.ids == (5, pad, pad)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("gpt2", 64), ("bart", 64), ("llama", 64), ("t5", None)])
+def test_replies_end_where_the_models_positions_do(kind: str, most: int | None, tmp_path: Path) -> None:
+    """Without a stop token each reply takes all the room, and none of them counts as stopped."""
+    task_kind = "generation"
+    one = bench(tmp_path / kind, kind, task_kind, "full", task={"decoding": {"max_new_tokens": 100}})
+    assert positions(one.foundation.codec) == most
+    prompts = encoded(one.task.prompts(one.records[:2], one.foundation.codec, 30))
+    endless = replace(one.task.decoding_for(one.foundation.codec), stop_ids=(), stop_texts=())
+    padding = Padding({**padding_for({}, one.foundation.tokenizer.pad_token_id).columns})
+    found = replies(one.adapted.model, prompts, one.foundation.codec, endless, padding, Inference(CPU))
+    widest = int(prompts.lengths.max())
+    room = 100 if most is None else most - (widest if kind in ("gpt2", "llama") else 1)
+    assert {len(reply.ids) for said in found for reply in said} == {room}
+    assert not any(reply.stopped for said in found for reply in said)

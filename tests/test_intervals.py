@@ -69,7 +69,7 @@ def test_the_fast_path_gives_the_interval_of_the_slow_one(name: str) -> None:
     metric: Metric = METRICS.load(name)
     errors = np.random.default_rng(3).normal(0, 2, 57)
     given = graded(errors > -1) if name == "accuracy" else measured(errors)
-    slow = replace(metric, name="known to no fast path")
+    slow = replace(metric, sums=None, value=None)
     fast, wanted = (bootstrap(given, each, resamples=150, level=0.95, seed=9) for each in (metric, slow))
     assert (fast.value, fast.low, fast.high) == pytest.approx((wanted.value, wanted.low, wanted.high))
 
@@ -81,7 +81,8 @@ def test_the_fast_path_averages_over_targets_as_the_metric_does() -> None:
     for name in ("mae", "mse"):
         metric = METRICS.load(name)
         fast, slow = (
-            bootstrap(given, each, resamples=100, level=0.95, seed=2) for each in (metric, replace(metric, name="x"))
+            bootstrap(given, each, resamples=100, level=0.95, seed=2)
+            for each in (metric, replace(metric, sums=None, value=None))
         )
         assert (fast.low, fast.high) == pytest.approx((slow.low, slow.high))
 
@@ -112,6 +113,18 @@ def test_the_difference_from_itself_is_nothing() -> None:
     given = graded(np.arange(50) % 3 != 0)
     found = difference(given, given, ACCURACY, resamples=100, level=0.95, seed=0)
     assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+def test_what_a_metric_reads_beside_the_answers_changes_sides_with_them() -> None:
+    def given(right: float) -> Predictions:
+        extras = {"right": np.arange(40) < right, "shares": np.full((40, 2), right), "own": np.zeros(40)}
+        return Predictions(np.arange(40), np.zeros(40), np.zeros(40), None, (), "scores", extras=extras)
+
+    good, poor = given(36), given(4)
+    poor = replace(poor, extras={name: poor.extras[name] for name in ("right", "shares")})
+    metric = Metric("own", lambda rows: float((rows.extras["right"] * rows.extras["shares"][:, 0]).mean()))
+    assert paired_test(good, poor, metric, permutations=99, seed=0) == 0.01
+    assert paired_test(good, good, metric, permutations=99, seed=0) == 1
 
 
 def test_p_is_uniform_where_both_are_equally_good() -> None:

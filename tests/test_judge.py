@@ -303,6 +303,17 @@ def test_the_verdict_reads_so(changes: Mapping[str, Any], said: str) -> None:
     assert verdict({**FACTS, **changes}) == said
 
 
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ((), "100 validation rows"),
+        (("the template",), "; these rows also chose the template, so the score is a little too good"),
+    ],
+)
+def test_validation_rows_are_said_to_have_chosen_what_they_did(chosen: Sequence[str], said: str) -> None:
+    assert verdict({**FACTS, "better_baseline": None, "split": "validation"}, chosen).endswith(said)
+
+
 @pytest.mark.parametrize(("p", "shown"), [(None, "not defined"), (0.05, "0.05"), (0.5, "0.5")])
 def test_only_a_p_below_the_line_makes_a_gain(p: float | None, shown: str) -> None:
     facts = {**FACTS, "baselines": [{**FACTS["baselines"][0], "p_value": p}]}

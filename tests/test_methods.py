@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from tiny import ZOO
 from tunesmith import adapting
@@ -40,7 +41,7 @@ def tuned(one: Bench, steps_: int = 6) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("kind", list(ZOO))
-@pytest.mark.parametrize("role", ["attention", "feed_forward", "key_value"])
+@pytest.mark.parametrize("role", ["attention", "feed_forward", "feed_in", "key_value"])
 def test_layers_are_found_by_their_role_in_every_kind_of_model(kind: str, role: str) -> None:
     """Each block has them, as often as it has such sublayers."""
     model = skeleton(ZOO[kind], "AutoModel")
@@ -49,10 +50,10 @@ def test_layers_are_found_by_their_role_in_every_kind_of_model(kind: str, role: 
     found = of_role(inside, role)
     assert set(blocks(found)) == set(blocks(inside))
     per_place = {place_of(name) for name in found}
-    most = {"attention": 2, "feed_forward": 2, "key_value": 4}[role]
+    most = {"attention": 2, "feed_forward": 2, "feed_in": 2, "key_value": 4}[role]
     assert 1 <= len(per_place) <= most
     width = model.config.get_text_config().hidden_size
-    if role != "key_value":
+    if role in ("attention", "feed_forward"):
         assert {
             tuple(layer.weight.shape)[0 if isinstance(layer, torch.nn.Linear) else 1] for layer in found.values()
         } == {width}
@@ -69,6 +70,10 @@ def test_layers_are_found_by_their_role_in_every_kind_of_model(kind: str, role: 
         ("lora", {"rank": 4, "targets": ["value"], "dora": True}, 2 * (4 * 64 + 32) + 32 * 3 + 3),
         ("lora", {"rank": 4, "ranks": {"value": 2}}, 2 * (3 * 4 * 64 + 2 * 64 + 2 * 4 * 80) + 32 * 3 + 3),
         ("ia3", {}, 2 * (32 + 32 + 48) + 32 * 3 + 3),
+        ("adapter", {}, 2 * 2 * (2 * 2 * 32 + 2 + 32) + 32 * 3 + 3),
+        ("adapter", {"places": "pfeiffer", "reduction": 8}, 2 * (2 * 4 * 32 + 4 + 32) + 32 * 3 + 3),
+        ("adapter", {"places": "parallel", "reduction": 8}, 2 * (2 * 4 * 32 + 4 + 32) + 32 * 3 + 3),
+        ("adapter", {"after": ["value"]}, 2 * (2 * 2 * 32 + 2 + 32) + 32 * 3 + 3),
         ("vera", {"rank": 16}, 2 * (6 * 16 + 5 * 32 + 48) + 32 * 3 + 3),
         ("loha", {"rank": 4}, 2 * (4 * 2 * 4 * 64 + 2 * 2 * 4 * 80) + 32 * 3 + 3),
         ("oft", {"block": 16}, 2 * (5 * 2 + 3) * (16 * 15 // 2) + 32 * 3 + 3),
@@ -134,6 +139,9 @@ def test_a_lora_is_loaded_by_peft_over_the_plain_base(
         ("bert", "lora", {"ranks": {"valeu": 4}}, "no changed layer is called valeu"),
         ("bert", "partial", {"top": 9}, "9 blocks are more than"),
         ("bert", "partial", {"modules": ["poler"]}, "no module is called poler; did you mean 'pooler'"),
+        ("bert", "adapter", {"reduction": 99}, "leaves nothing of a width of 32"),
+        ("bert", "adapter", {"after": ["valeu"]}, "no layer is called valeu"),
+        ("bert", "adapter", {"after": ["value"], "places": "parallel"}, "leave out places: parallel"),
         ("bert", "oft", {"block": 7}, "blocks of 7 do not divide"),
         ("gpt2", "loha", {}, "no nn.Linear"),
         ("llama", "bitfit", {}, "have no biases"),
@@ -145,3 +153,70 @@ def test_what_a_model_cannot_take_is_refused_before_its_weights_are_read(
     monkeypatch.setattr(adapting, "load_model", None)
     with pytest.raises(UserError, match=message):
         bench(bases / kind, kind, "classification", method, method=options)
+
+
+def passed(one: Bench, model: torch.nn.Module | None = None) -> list[Any]:
+    values = all_outputs(model or one.adapted.model, one.task, one.data, one.padding, Inference(CPU)).outputs.values
+    return [value.copy() for value in values]
+
+
+def apart(one: list[Any], other: list[Any]) -> float:
+    return max(float(abs(a - b).max()) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("places", ["houlsby", "pfeiffer", "parallel"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "distilbert", "gpt2", "llama", "t5", "bart", "gpt-neox", "modernbert", "deepseek-v2"]
+)
+def test_adapters_are_loaded_by_peft_over_the_plain_base(kind: str, places: str, bases: Path, tmp_path: Path) -> None:
+    task = "classification" if kind != "deepseek-v2" else "language"
+    one = bench(bases / kind, kind, task, "adapter", method={"places": places})
+    tuned(one)
+    wanted = passed(one)
+    one.method.save(one.adapted.model, tmp_path / "out")
+    held = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert sum(tensor.numel() for tensor in held.values()) == sum(moving(one).values())
+    base = load_model(one.foundation, one.task.auto_class(one.foundation.family), one.task.head(), seed=1).model
+    with quiet():
+        loaded = PeftModel.from_pretrained(base, str(tmp_path / "out"))
+    assert apart(passed(one, loaded), wanted) < 1e-5
+    with loaded.disable_adapter():
+        assert apart(passed(one, loaded), wanted) > 1e-3
+
+
+def test_an_adapter_in_parallel_takes_what_its_sublayer_takes(bases: Path) -> None:
+    """By hand: the block's output is the frozen one plus four times the detour of the feed-forward sublayer's input."""
+    one = bench(bases / "llama", "llama", "language", "adapter", method={"places": "parallel"})
+    tuned(one)
+    mlp = one.adapted.model.get_base_model().model.layers[0].mlp
+    x = torch.randn(2, 5, 32)
+    down, up = mlp.down_proj.bottleneck_down["default"], mlp.down_proj.bottleneck_up["default"]
+    with torch.inference_mode():
+        with one.adapted.model.disable_adapter():
+            frozen = mlp(x)
+        assert torch.allclose(mlp(x), frozen + 4 * up(torch.relu(down(x))), atol=1e-6)
+
+
+def test_adapters_on_one_base_are_switched_and_stacked(bases: Path, tmp_path: Path) -> None:
+    """Two of two trainings lie side by side, work alone as each did, and one behind the other when both are on."""
+    made = []
+    for number in (1, 2):
+        one = bench(bases / "bert", "bert", "classification", "adapter", method={"places": "pfeiffer"})
+        tuned(one, 3 * number)
+        one.method.save(one.adapted.model, tmp_path / str(number))
+        made.append(passed(one))
+    base = load_model(one.foundation, one.task.auto_class(one.foundation.family), one.task.head(), seed=1).model
+    with quiet():
+        loaded = PeftModel.from_pretrained(base, str(tmp_path / "1"), adapter_name="one")
+        loaded.load_adapter(str(tmp_path / "2"), adapter_name="two")
+    for name, wanted in zip(("one", "two"), made, strict=True):
+        loaded.set_adapter(name)
+        assert apart(passed(one, loaded), wanted) < 1e-5
+    layer = loaded.get_base_model().bert.encoder.layer[0].output.dense
+    x = torch.randn(2, 48)
+    with torch.inference_mode():
+        layer.set_adapter("one")
+        first = layer(x)
+        detour = layer.bottleneck_up["two"](torch.relu(layer.bottleneck_down["two"](first)))
+        layer.set_adapter(["one", "two"])
+        assert torch.allclose(layer(x), first + detour, atol=1e-6)

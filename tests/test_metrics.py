@@ -15,7 +15,7 @@ from sklearn import metrics
 from test_metrics_of_texts import REFERENCES as OF_TEXTS
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.labels import confusion, per_class
-from tunesmith.evaluate.metrics import measure
+from tunesmith.evaluate.metrics import measure, worth
 from tunesmith.given import Predictions
 
 Reference = Callable[[Predictions], float]
@@ -229,6 +229,23 @@ NO_NUMBERS = predictions(np.zeros((0, 1)), np.zeros((0, 1)))
 def test_what_is_not_defined_is_none(given: Predictions, names: Sequence[str]) -> None:
     assert measure(given, names) == dict.fromkeys(names)
     assert all(math.isnan(METRICS.load(name)(given)) for name in names)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "log_loss", "mae"])
+def test_each_row_has_a_worth_of_its_own_whether_or_not_the_metric_is_a_sum(name: str) -> None:
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    rows = Predictions(np.arange(3), np.array([0, 1, 1]), np.array([0, 1, 0]), scores, ("no", "yes"))
+    if name == "mae":
+        rows = Predictions(np.arange(3), np.zeros((3, 1)), np.array([[0.0], [0.0], [2.0]]), None, ("a",))
+    found = worth(rows, name)
+    wanted = {"accuracy": [1, 1, 0], "macro_f1": [1, 1, 0], "log_loss": np.log([0.9, 0.8, 0.4]), "mae": [0, 0, -2]}
+    assert found == pytest.approx(wanted[name])
+
+
+@pytest.mark.parametrize("name", ["mae", "mse"])
+def test_an_error_that_is_not_finite_is_never_left_out_of_the_mean(name: str) -> None:
+    rows = Predictions(np.arange(2), np.zeros((2, 1)), np.array([[0.0], [np.nan]]), None, ("a",))
+    assert math.isnan(METRICS.load(name)(rows))
 
 
 def test_what_is_defined_on_few_rows_is_told() -> None:

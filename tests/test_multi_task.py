@@ -1,6 +1,7 @@
 """Several tasks at once: what they share, how often each is drawn, and that each leaves a model that stands alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from peft import PeftModel
 from tiny import model_folder
 from tunesmith import api
 from tunesmith.cli.app import main
+from tunesmith.contracts import Corpus, Ledger
+from tunesmith.delivery import golden_rows
 from tunesmith.errors import UserError
 from tunesmith.forward import Inference, all_outputs
+from tunesmith.prepare import encode
+from tunesmith.prepare.encode import encode_corpus
 from tunesmith.several import Several
 from tunesmith.tasks.multi_task import MultiTask
-from workshop import CPU, Bench, bench
+from workshop import CPU, Bench, bench, opened, records_of
 
 TASKS = {
     "mood": {"kind": "classification", "label": "mood"},
@@ -112,6 +117,22 @@ def test_every_task_leaves_a_model_of_its_own(
     assert merged.parity["passed"]
     assert merged.parity["rows"] >= len(tasks)
     assert {path.name for path in (place / "whole").iterdir()} == set(tasks)
+
+
+def test_rows_that_every_artefact_answers_are_found_for_each_task(tmp_path: Path) -> None:
+    one = bench(tmp_path, "bert", "multi_task", "full")
+    mood, stars = ([r for r in one.records if f"{name}.text" in r.inputs] for name in ("mood", "stars"))
+    only_mood = [record for record in mood if record not in stars]
+    splits = {"train": one.records, "validation": stars, "test": only_mood}
+    corpus = Corpus(one.task, splits, Ledger({}, {}), (), {}, "")
+    codec = one.foundation.codec
+    for name, wanted in (("mood", only_mood), ("stars", stars)):
+        records, data = golden_rows(corpus, name, one.task.parts[name], codec, 64)
+        assert [record.row for record in records] == [record.row for record in wanted]
+        assert len(data) == len(records)
+    corpus = replace(corpus, splits={"train": only_mood})
+    with pytest.raises(UserError, match="hold no row that the model of stars can read"):
+        golden_rows(corpus, "stars", one.task.parts["stars"], codec, 64)
 
 
 def test_the_exported_models_are_those_of_plain_transformers(place: Path) -> None:
@@ -327,6 +348,46 @@ def test_new_says_that_columns_do_not_name_several_tasks(place: Path) -> None:
 
     with pytest.raises(UserError, match="several tasks"):
         detect(place / "rows.jsonl", "multi_task")
+
+
+def test_a_column_that_names_tasks_has_to_be_there(place: Path) -> None:
+    model_folder("bert", place / "bert")
+    asked = recipe("./bert", {name: TASKS[name] for name in ("mood", "stars")}, column="whatever")
+    with pytest.raises(UserError, match=r"rows\.jsonl: has no column 'whatever'"):
+        api.run(asked, folder=place / "run", base=place)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_of_one_task_behind_those_of_another_are_all_encoded(
+    order: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are encoded in chunks, of which one or another, or a whole split, may hold no row for a task."""
+    task = MultiTask.model_validate({"tasks": {name: TASKS[name] for name in ("mood", "stars", "pick")}})
+    mood = [{"text": f"my lamp {n}", "mood": ("good", "bad")[n % 2]} for n in range(5)]
+    stars = [{"text": f"my chair {n}", "stars": n + 0.5} for n in range(4)]
+    pick = [{"text": f"my kettle {n}", "choices": ["now", "never"], "answer": n % 2} for n in range(4)]
+    records = records_of(task, [*mood, *stars, *pick][::order])
+    task = task.learn(records)
+    codec = opened(tmp_path / "bert", "bert", "AutoModelForSequenceClassification").codec
+    splits = {"train": records, "validation": [r for r in records if "stars.text" in r.inputs]}
+    corpus = Corpus(task, splits, Ledger({}, {}), (), {}, "print")
+    whole = encode_corpus(corpus, codec, 32, cache=None, world=CPU)
+    monkeypatch.setattr(encode, "CHUNK", 3)
+    parts = encode_corpus(corpus, codec, 32, cache=tmp_path / "kept", world=CPU)
+    again = encode_corpus(corpus, codec, 32, cache=tmp_path / "kept", world=CPU)
+    assert len(whole["train"]) == 13
+    for found in (parts, again):
+        for split, data in whole.items():
+            assert found[split].columns.keys() == data.columns.keys()
+            place = np.argsort(found[split].rows, kind="stable")
+            other = found[split].take(place)
+            ordered = data.take(np.argsort(data.rows, kind="stable"))
+            for name, ragged in ordered.columns.items():
+                assert other.columns[name].values.tolist() == ragged.values.tolist()
+                assert other.columns[name].offsets.tolist() == ragged.offsets.tolist()
+    for number, name in enumerate(task.parts):
+        assert len(parts["train"].part(number, name)) == {"mood": 5, "stars": 4, "pick": 4}[name]
+        assert len(parts["validation"].part(number, name)) == {"stars": 4}.get(name, 0)
 
 
 def test_a_row_is_shown_as_each_task_sees_it(place: Path) -> None:

@@ -536,3 +536,36 @@ def test_preferences_are_judged_on_new_rows_as_they_were_in_the_run(house: Path,
     before, again = run.read_json("evaluation.json")["metrics"], api.evaluate(run, tmp_path / "b.jsonl")["metrics"]
     assert before["reward_margin"]["value"] != 0
     assert again["reward_margin"]["value"] == pytest.approx(before["reward_margin"]["value"], rel=1e-3)
+    endless = {"prompt": "order", "chosen": "never again " * 60, "rejected": "so"}
+    beside = api.evaluate(run, lines(tmp_path / "c.jsonl", [endless, *rows[10:]]))
+    assert beside["rows"] == 6
+    assert beside["metrics"]["reward_margin"]["value"] == pytest.approx(again["reward_margin"]["value"], rel=1e-6)
+    assert "1 more rows cannot be read by this model (reply too long: 1), and are not counted" in beside["verdict"]
+    with pytest.raises(UserError, match=r"d.jsonl, line 1: cannot be read by this model: .*, and so are all rows"):
+        api.evaluate(run, lines(tmp_path / "d.jsonl", [endless]))
+    with pytest.raises(UserError, match=r"^input 302: cannot be read by this model: reply too long; leave it out"):
+        api.ask(run, [rows[0], endless], first=301)
+
+
+def test_how_texts_are_generated_may_change_after_training(tmp_path: Path) -> None:
+    """More tokens are asked for than the model has positions; then fewer: judged again, and nothing learned again."""
+    model_folder("gpt2", tmp_path / "gpt2")
+    rows = [{"source": f"the {word}", "target": word} for word in ("kettle", "lamp", "chair", "order")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe: dict[str, Any] = {
+        "model": "./gpt2",
+        "task": {"kind": "generation", "decoding": {"max_new_tokens": 100}},
+        "data": {"train": "rows.jsonl", "validation": 0.5, "cache": False},
+        "train": {"epochs": 1, "batch_size": 2},
+        "evaluate": {"resamples": 100, "baselines": False},
+        "deploy": {"verify": False},
+    }
+    run = api.run(recipe, folder=tmp_path / "run", base=tmp_path)
+    learned, said = run.journal.read_bytes(), run.predictions.read_text()
+    again = api.run(recipe, overrides=["task.decoding.max_new_tokens=2"], folder=tmp_path / "run", base=tmp_path)
+    assert again.journal.read_bytes() == learned
+    assert again.predictions.read_text() != said
+    assert again.recipe().as_mapping()["task"]["decoding"]["max_new_tokens"] == 2
+    changes = ["task.decoding.max_new_tokens=3", "evaluate.validation_replies=2"]
+    with pytest.raises(UserError, match="another recipe"):
+        api.run(recipe, overrides=changes, folder=tmp_path / "run", base=tmp_path)

@@ -19,7 +19,7 @@ from tunesmith.batch import IGNORED, PIECES, Batch, Encoded, Example, encoded
 from tunesmith.contracts import Codec, Family, Record
 from tunesmith.errors import BadRow, UserError
 from tunesmith.forward import Inference, all_outputs
-from tunesmith.given import Outputs
+from tunesmith.given import Answer, Outputs
 from tunesmith.prepare.detect import detect
 from tunesmith.report.row import row_view
 from tunesmith.tasks.chat import Chat
@@ -134,13 +134,15 @@ def test_any_other_label_is_a_bad_row(label: Any) -> None:
 
 def test_columns_are_those_of_the_criterion() -> None:
     pairs, single = Preference(), Preference(**KTO, completion="said", label="liked")
-    assert pairs.fields == pairs.inputs == ("prompt", "chosen", "rejected")
+    assert pairs.inputs == ("prompt", "chosen", "rejected")
+    assert pairs.fields == ("chosen", "rejected")  # which may begin with the prompt
     assert (single.inputs, single.fields) == (("prompt", "said"), ("prompt", "said", "liked"))
     assert single.metrics == ("roc_auc", "accuracy", "mcc")
     assert Preference(**KTO, metric="mcc").metrics == ("mcc", "roc_auc", "accuracy")
     assert single.read({"prompt": "a", "said": "b"}, with_target=False) == ({"prompt": "a", "completion": "b"}, None)
 
 
+JUDGED = {"prompt": "the red kettle", "chosen": "is broken now", "rejected": "x"}
 VOTES = [
     {"prompt": "the red kettle", "completion": "is broken", "label": True},
     {"prompt": "my order", "completion": "is late", "label": False},
@@ -199,10 +201,68 @@ def test_an_answer_without_the_base_does_not_depend_on_other_rows(tmp_path: Path
     together = one.task.answers(outputs, [])
     for row, answer in zip(VOTES, together, strict=True):
         (alone,) = one.task.answers(spoken(one, [row]), [])
-        assert alone.scores == pytest.approx(dict(answer.scores), abs=1e-5)
-        assert set(answer.scores) == set(LABELS)
+        assert alone.value == pytest.approx(answer.value, abs=1e-5)
     nll, tokens, _ = outputs.values[0][0]
-    assert together[0].scores[GOOD] == pytest.approx(np.exp(-nll / tokens))
+    assert together[0].value == {"likelihood": pytest.approx(np.exp(-nll / tokens))}
+    assert not together[0].scores  # no label, which only the gain over the base can tell
+
+
+def test_a_reply_that_is_only_asked_about_is_called_good_beside_the_base(tmp_path: Path) -> None:
+    one = bench(tmp_path / "gpt2", "gpt2", "preference", "full", specimen=4)
+    data = spoken(one, VOTES).data
+    base = [np.array([[nll, 4.0, 0.0]]) for nll in (9.0, 1.0, 5.0)]
+    known = one.task.refer(data, base)
+    assert known.columns[REFERENCE].lengths.tolist() == [1, 1, 1]
+    passed = all_outputs(one.adapted.model, one.task, known, one.padding, Inference(CPU)).outputs
+    for value, answer, before in zip(passed.values, one.task.answers(passed, []), base, strict=True):
+        good = 1 / (1 + np.exp(value[0, 0] - before[0, 0]))
+        assert answer.scores == {GOOD: pytest.approx(good), BAD: pytest.approx(1 - good)}
+        assert answer.value == (GOOD if good > 0.5 else BAD)
+
+
+@pytest.mark.parametrize("criterion", ["dpo", "ipo", "orpo", "simpo"])
+def test_pairs_are_told_apart_without_the_base_only_where_none_is_learned_from(criterion: str, tmp_path: Path) -> None:
+    one = bench(tmp_path / "gpt2", "gpt2", "preference", "full", task={"criterion": criterion})
+    records = records_of(one.task, [JUDGED])
+    data = encoded(one.task.encode(records, one.foundation.codec, 64))
+    outputs = all_outputs(one.adapted.model, one.task, data, one.padding, Inference(CPU)).outputs
+    (answer,) = one.task.answers(outputs, records)
+    likelihoods = np.exp(-outputs.values[0][:, 0] / outputs.values[0][:, 1])
+    if criterion in ("dpo", "ipo"):
+        names = ("chosen_likelihood", "rejected_likelihood")
+        assert answer.value == pytest.approx(dict(zip(names, likelihoods, strict=True)))
+        assert not answer.scores
+    else:
+        assert answer.value == ("chosen", "rejected")[likelihoods.argmax()]
+
+
+@pytest.mark.parametrize("criterion", ["dpo", "ipo", "orpo", "simpo", "kto"])
+def test_the_base_is_asked_only_where_the_loss_compares_with_it(criterion: str) -> None:
+    task = Preference(criterion=criterion)
+    assert task.compares == (criterion not in ("orpo", "simpo"))
+    assert (REFERENCE in task.columns()) == task.compares
+
+
+@pytest.mark.parametrize(
+    ("criterion", "key", "value"),
+    [
+        ("orpo", "label_smoothing", 0.2), ("ipo", "label_smoothing", 0.2), ("dpo", "margin", 3), ("kto", "margin", 3),
+        ("simpo", "desirable", 4), ("dpo", "undesirable", 4), ("orpo", "completion", "said"), ("dpo", "label", "liked"),
+        ("kto", "chosen", "good"), ("kto", "rejected", "bad"),
+    ],
+)  # fmt: skip
+def test_a_key_that_has_no_effect_with_the_criterion_is_refused(criterion: str, key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{key}: has no effect with criterion {criterion}; it is for"):
+        Preference(criterion=criterion, **{key: value})
+    default = Preference.model_fields[key].default
+    assert getattr(Preference(criterion=criterion, **{key: default}), key) == default
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_votes_that_are_all_the_same_cannot_be_learned_from(label: bool) -> None:
+    rows = [{**row, "label": label} for row in VOTES]
+    with pytest.raises(UserError, match=f"column 'label': only {(BAD, GOOD)[label]} replies in the training rows"):
+        learned(rows, **KTO)
 
 
 def test_a_reply_is_good_where_it_has_gained_over_the_base() -> None:
@@ -352,6 +412,65 @@ def test_conversations_that_the_chat_task_refuses_are_bad_rows(changes: dict[str
     assert told.value.reason == reason
 
 
+# Replies that hold their prompt.
+
+
+YES, NO = ({"role": "assistant", "content": text} for text in ("yes", "no"))
+SYSTEM = {"role": "system", "content": "be kind"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": HELLO, "chosen": [YES], "rejected": [NO]},
+        {"prompt": "hi", "chosen": [*HELLO, YES], "rejected": [*HELLO, NO], "score_chosen": 8.0},
+        {"chosen": [*HELLO, YES], "rejected": [*HELLO, NO]},
+        {"prompt": None, "chosen": [*HELLO, YES], "rejected": [*HELLO, NO]},
+        {"prompt": HELLO, "chosen": [*HELLO, YES], "rejected": [*HELLO, NO]},
+    ],
+)
+@pytest.mark.parametrize("with_target", [True, False])
+def test_a_prompt_is_what_both_lists_of_messages_begin_with(row: dict[str, Any], with_target: bool) -> None:
+    wanted = Preference().read({"prompt": HELLO, "chosen": "yes", "rejected": "no"})[0]
+    assert Preference().read(row, with_target=with_target)[0] == wanted
+
+
+def test_a_prompt_in_the_replies_may_have_several_turns() -> None:
+    before = [SYSTEM, *turns("hi", "yes", "sure?")]
+    (record,) = records_of(Preference(), [{"prompt": "hi", "chosen": [*before, YES], "rejected": [*before, NO]}])
+    assert record.text == "system: be kind\nuser: hi\nassistant: yes\nuser: sure?\nyes\nno"
+
+
+HUMAN = "\n\nHuman: hi\n\nAssistant: yes\n\nHuman: sure?\n\nAssistant:"
+
+
+def test_a_prompt_is_what_both_texts_of_hh_rlhf_s_form_begin_with() -> None:
+    found = Preference().read({"chosen": f"{HUMAN} I am sure", "rejected": f"{HUMAN} I was not"})[0]
+    assert found == {"prompt": HUMAN, "chosen": " I am sure", "rejected": " I was not"}
+    kept = {"prompt": "hi", "chosen": f"{HUMAN} yes", "rejected": f"{HUMAN} no"}
+    assert Preference().read(kept)[0] == kept
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"chosen": "yes", "rejected": "no"}, "no_prompt"),
+        ({"chosen": f"\n\nHuman: a{HUMAN} yes", "rejected": f"\n\nHuman: b{HUMAN} no"}, "no_prompt"),
+        ({"chosen": f"{HUMAN} yes", "rejected": f"{HUMAN} yes"}, "same_replies"),
+        ({"chosen": [*HELLO, YES], "rejected": [*HELLO, YES]}, "same_replies"),
+        ({"chosen": [YES], "rejected": [NO]}, "no_text"),
+        ({"chosen": turns("hi", "yes"), "rejected": turns("ho", "no")}, "no_prompt"),
+        ({"chosen": [*HELLO, YES], "rejected": [*HELLO, NO, *HELLO, YES]}, "several_replies"),
+        ({"prompt": "ho", "chosen": [*HELLO, YES], "rejected": [*HELLO, NO]}, "other_prompt"),
+        ({"prompt": turns("ho"), "chosen": [*HELLO, YES], "rejected": [*HELLO, NO]}, "several_replies"),
+    ],
+)
+def test_replies_that_do_not_begin_with_one_prompt_are_bad_rows(row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadRow) as told:
+        Preference().read(row)
+    assert told.value.reason == reason
+
+
 def test_a_system_turn_that_the_template_has_not_leaves_the_row_out_as_in_a_chat() -> None:
     name = next(name for name in ALIKE if not KINDS[name].system)
     prompt = turns("hi", system="kind shop")
@@ -418,6 +537,11 @@ def gpt2(tmp_path: Path) -> Path:
     return tmp_path / "gpt2"
 
 
+def likely(answer: Answer) -> float:
+    """How good a reply is by an answer that knows the base, or how likely by one that does not."""
+    return float(answer.scores["good"] if answer.scores else answer.value["likelihood"])
+
+
 def test_single_replies_are_learned_judged_and_asked_about(gpt2: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": f"order {n // 2}", "completion": ("never", "thank you")[n % 2], "label": bool(n % 2)}
@@ -435,7 +559,7 @@ def test_single_replies_are_learned_judged_and_asked_about(gpt2: Path, tmp_path:
     assert again["roc_auc"]["value"] == 1.0
     assert run.read_json("audit.json")["splits"]["train"]["balance"] == {"bad": 16, "good": 16}
     answers = api.ask(run.folder, [{"prompt": "order 3", "completion": text} for text in ("thank you", "never")])
-    assert answers[0].scores["good"] > answers[1].scores["good"]
+    assert likely(answers[0]) > likely(answers[1])
     assert "good" in run.report.read_text()
 
 
@@ -450,7 +574,7 @@ def test_preferences_in_conversations_leave_a_model_with_its_template(gpt2: Path
     assert tokenizer.apply_chat_template(turns("hi"), tokenize=False, add_generation_prompt=True).endswith("Assistant:")
     predictor = api.open_predictor(run.folder)
     (listed, text) = api.ask(predictor, [{**rows[0], "prompt": turns("hi")}, {**rows[0], "prompt": "hi"}])
-    assert listed.scores == text.scores
+    assert (listed.value, listed.scores) == (text.value, text.scores)
     texts = [{**row, "prompt": row["prompt"][0]["content"]} for row in rows]
     data = {**data, "train": str(lines(tmp_path / "b.jsonl", texts))}
     other = api.run({**whole, "data": data}, folder=tmp_path / "other")

@@ -317,6 +317,16 @@ def test_a_wrong_option_is_named_with_file_line_key_found_and_expected(write, li
     assert "\n" not in found
 
 
+@pytest.mark.parametrize("option", ["threshold: 0.3", "separator: ;"])
+def test_an_option_of_many_labels_is_refused_where_a_row_has_one(write, option):
+    key = option.partition(":")[0]
+    task = f"{{kind: classification, {option}}}"
+    found = complaint(write(f"model: m\ntask: {task}\ndata: d.csv\n"))
+    assert f"line 2, task: {key}: has no effect without multi_label, where a row has one label" in found
+    recipe_from({**SMALL, "task": {"kind": "classification", "threshold": 0.5, "separator": ","}})
+    recipe_from({**SMALL, "task": {"kind": "classification", "threshold": 0.3, "multi_label": True}})
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -418,6 +428,25 @@ def test_a_recipe_that_moves_still_finds_its_files(tmp_path):
     assert str(tmp_path) not in moved.dump()
     back = moved.moved(tmp_path / "runs" / "first", tmp_path)
     assert back.data.train == ("a.csv", "hub:x")
+
+
+def test_files_that_a_task_names_are_found_like_those_of_the_data(write, tmp_path):
+    code = {"kind": "code", "language": "sql", "database": "db/shop.sqlite"}
+    recipe = recipe_from({**SMALL, "task": code})
+    moved = recipe.moved(tmp_path, tmp_path / "runs" / "first")
+    assert moved.task.database == "../../db/shop.sqlite"
+    assert {change.key: change.allowed for change in changed(recipe, moved)}["task.database"]
+    other = recipe_from({**SMALL, "task": {**code, "database": "db/other.sqlite"}})
+    assert [change.allowed for change in changed(recipe, other)] == [False]
+    both = {"kind": "multi_task", "tasks": {"query": code, "mood": {"kind": "classification"}}}
+    moved = recipe_from({**SMALL, "task": both}).moved(tmp_path, tmp_path / "runs")
+    assert moved.task.tasks["query"].database == "../db/shop.sqlite"
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(recipe_from({**SMALL, "task": both}).dump())
+    found = load_recipe(folder / "recipe.yaml", ["task.tasks.query.database=x.sqlite", "evaluate.general=y.txt"])
+    assert found.task.tasks["query"].database == "../x.sqlite"
+    assert found.evaluate.general == "../y.txt"
 
 
 @pytest.mark.parametrize("name", ["builtin:minilm", "org/name"])

@@ -274,6 +274,23 @@ def test_names_of_targets_stay_texts_in_the_plots(tmp_path: Path) -> None:
     assert not set(page) & set("\u202e\u2066\x00\x07\x1b")
 
 
+def test_numbers_of_a_task_of_ones_own_are_drawn_whatever_its_options_are_called(tmp_path: Path) -> None:
+    folder = numbers(tmp_path / "run", ("length", "height"), bare=True)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("target:", "what:"))
+    _, seen = read(folder)
+    assert [data.removesuffix(": right") for data in seen.texts["text"] if data.endswith(": right")] == [
+        "length",
+        "height",
+    ]
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    alone = [{**line, "gold": line["gold"][0], "answer": line["answer"]["length"]} for line in lines]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in alone))
+    (folder / "evaluation.json").write_text(json.dumps({**evaluation(folder), "targets": ["size"]}))
+    _, seen = read(folder)
+    assert [data for data in seen.texts["text"] if data.endswith(": right")] == ["size: right"]
+
+
 def test_numbers_are_those_of_the_files(ready: Callable[[str], Path]) -> None:
     folder = ready("one label")
     page, seen = once(folder)

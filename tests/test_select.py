@@ -209,6 +209,88 @@ def test_a_head_of_another_size_is_replaced_and_said(bert: Path, tmp_path: Path)
     assert any("another size" in note for note in loaded.notes)
 
 
+def labelled(names: list[str], problem: str = "single_label_classification") -> dict[str, Any]:
+    ids = dict(enumerate(names))
+    labels = {name: place for place, name in ids.items()}
+    return {"num_labels": len(names), "id2label": ids, "label2id": labels, "problem_type": problem}
+
+
+@pytest.fixture(scope="module")
+def known(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows the labels POS, NEG and NEU."""
+    folder = Path(shutil.copytree(bert, tmp_path_factory.mktemp("known") / "model"))
+    model = load_model(opened(bert), AUTO, labelled(["POS", "NEG", "NEU"]), seed=4).model
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))  # type: ignore[union-attr, operator]
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (["POS", "NEG", "NEU"], [0, 1, 2]),
+        (["NEG", "NEU", "POS"], [1, 2, 0]),
+        (["neg", "neu", "pos"], [1, 2, 0]),
+    ],
+)
+def test_an_output_layer_that_came_with_the_model_keeps_what_its_rows_mean(
+    names: list[str], order: list[int], known: Path
+) -> None:
+    before = load_model(opened(known), AUTO, labelled(["POS", "NEG", "NEU"]), seed=1).model
+    after = load_model(opened(known), AUTO, labelled(names), seed=1)
+    assert torch.equal(after.model.classifier.weight, before.classifier.weight[order])  # type: ignore[union-attr, index]
+    assert torch.equal(after.model.classifier.bias, before.classifier.bias[order])  # type: ignore[union-attr, index]
+    assert any("came with the model" in note for note in after.notes)
+
+
+@pytest.mark.parametrize(
+    "head", [labelled(["ham", "spam", "egg"]), labelled(["POS", "NEG", "NEU"], "regression"), labelled(["0", "1", "2"])]
+)
+def test_an_output_layer_for_other_labels_is_drawn_anew_and_said(head: dict[str, Any], known: Path) -> None:
+    before = load_model(opened(known), AUTO, labelled(["POS", "NEG", "NEU"]), seed=1).model
+    one, again, other = (load_model(opened(known), AUTO, head, seed=seed) for seed in (1, 1, 2))
+    weight = one.model.classifier.weight
+    assert not torch.equal(weight, before.classifier.weight)  # type: ignore[union-attr]
+    assert torch.equal(weight, again.model.classifier.weight)
+    assert not torch.equal(weight, other.model.classifier.weight)
+    assert any("drawn anew" in note for note in one.notes)
+
+
+def test_labels_without_names_are_numbers(bert: Path, tmp_path: Path) -> None:
+    numbered = labelled(["LABEL_0", "LABEL_1"])
+    folder = Path(shutil.copytree(bert, tmp_path / "model"))
+    load_model(opened(bert), AUTO, numbered, seed=4).model.save_pretrained(folder)
+    before = load_model(opened(folder), AUTO, numbered, seed=1).model.classifier.weight
+    assert torch.equal(load_model(opened(folder), AUTO, labelled(["0", "1"]), seed=1).model.classifier.weight, before)
+    other = load_model(opened(folder), AUTO, labelled(["bad", "good"]), seed=1)
+    assert not torch.equal(other.model.classifier.weight, before)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "gpt2", "llama", "t5", "bart"])
+def test_every_head_has_an_output_layer_to_put_in_order(kind: str, tmp_path: Path) -> None:
+    folder = model_folder(kind, tmp_path / "base")
+    load_model(opened(folder), AUTO, labelled(["b", "a"]), seed=4).model.save_pretrained(folder)
+    one, other = (load_model(opened(folder), AUTO, labelled(names), seed=1) for names in (["b", "a"], ["a", "b"]))
+    ids = torch.tensor([[5, 6, 7, opened(folder).tokenizer.eos_token_id or 3]])
+    with torch.inference_mode():
+        first, second = (loaded.model.eval()(input_ids=ids).logits for loaded in (one, other))
+    assert torch.allclose(first.flip(-1), second)
+    assert not torch.allclose(first, second)
+
+
+def test_weights_that_are_not_finite_are_named(bert: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(bert, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "layer.1" in name)
+    weights[name].view(-1)[0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"layer\.1.*not finite"):
+        load_model(opened(folder), AUTO, HEAD, seed=1)
+
+
 def test_dropout_override_reaches_every_rate(bert: Path) -> None:
     model = load_model(opened(bert), AUTO, HEAD, seed=1, dropout=0.37).model
     rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}

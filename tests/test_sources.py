@@ -77,6 +77,8 @@ def test_compressed_json_lines_read_like_plain_ones(rows: Callable[..., list[Raw
         (b'{"text": "\xff"}', "byte 11 is not UTF-8; save it as UTF-8, such as with iconv -f latin1 -t utf-8"),
         (b'{"text": "\\ud83d"}', "holds half of a character pair (a lone surrogate)"),
         (b'{"text": {"deep": ["\\uDE00"]}}', "holds half of a character pair (a lone surrogate)"),
+        (b'{"text": ["a\\u0000b"]}', "holds a NUL character"),
+        (b'{"a\\u0000": 1}', "holds a NUL character"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"text": ' * 2_000 + b"1" + b"}" * 2_000, "nested too deeply"),
         (b'{"text": ' + b"9" * 5_000 + b"}", "holds a number of too many digits"),
@@ -89,6 +91,22 @@ def test_a_broken_json_line_is_a_bad_row_between_good_ones(
     assert [(row.line, row.problem) for row in found] == [(1, None), (2, problem), (3, None)]
     assert found[1].fields == {}
     assert found[2].fields == {"text": "good"}
+
+
+def test_a_spelled_nul_is_text_and_one_in_a_list_of_rows_is_a_bad_row(rows: Callable[..., list[RawRow]]) -> None:
+    assert fields(rows("a.jsonl", '{"text": "\\\\u0000"}')) == [{"text": "\\u0000"}]
+    found = rows("a.json", '[{"text": "a\\u0000"}, {"text": "a"}]')
+    assert [row.problem for row in found] == ["holds a NUL character", None]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.txt", "a.conll", "a.csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_text_of_two_bytes_a_character_is_refused_with_what_to_do(tmp_path: Path, name: str, encoding: str) -> None:
+    content = "text,label\na kettle,good\nein Käse,bad\n".encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(UserError) as told:
+        list(read_source(name, tmp_path))
+    assert str(told.value) == f"{name}: is UTF-16 text; save it as UTF-8, such as with iconv -f utf-16 -t utf-8"
 
 
 def test_a_whole_character_pair_is_text(rows: Callable[..., list[RawRow]]) -> None:
@@ -211,7 +229,7 @@ def test_a_quote_left_open_never_swallows_rows_in_silence(tmp_path: Path) -> Non
         (b"\ntext,label\na,b\n", "a.csv, line 1: is blank; the first line names the columns"),
         (b'"text,label\na,b\n', "a.csv, line 1: is no line of columns (unexpected end of data)"),
         (b"text,label\na,1\ncaf\xe9,2\n", "a.csv, line 3: is not UTF-8; save it as UTF-8"),
-        ("text,label\na,b\n".encode("utf-16"), "a.csv, line 1: is not UTF-8; save it as UTF-8"),
+        ("text,label\na,b\n".encode("utf-16"), "a.csv: is UTF-16 text; save it as UTF-8"),
     ],
 )
 def test_separated_values_that_cannot_be_told_apart_are_refused(tmp_path: Path, content: bytes, told: str) -> None:
@@ -296,7 +314,7 @@ def test_a_squad_document_is_a_row_a_question(rows: Callable[..., list[RawRow]])
         {**both, "id": "1", "question": "what?", "answers": {"text": ["kettle"], "start": [6]}, "is_impossible": False},
         {**both, "id": "2", "question": "blue?", "answers": {"text": [], "start": []}, "is_impossible": True},
     ]
-    assert [row.line for row in found] == [1, 2]
+    assert [row.where for row in found] == ["a.json, question 1", "a.json, question 2"]
     assert fields(rows("a.json.gz", gzip.compress(json.dumps(SQUAD).encode()))) == fields(found)
 
 

@@ -2,21 +2,24 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiny import model_folder
 from tunesmith import api
-from tunesmith.batch import encoded
-from tunesmith.errors import BadRow
+from tunesmith.batch import Encoded, collate, encoded, padding_for
+from tunesmith.errors import BadRow, UserError
 from tunesmith.evaluate.metrics import worth
 from tunesmith.given import Outputs
-from tunesmith.tasks.span_qa import CONTEXT, NEVER, NOTHING, SpanQA
+from tunesmith.tasks.span_qa import NEVER, SpanQA
+from tunesmith.tasks.span_windows import CONTEXT, NOTHING
 from tunesmith.tasks.threshold import best_threshold
 from workshop import opened, records_of
 
@@ -92,6 +95,94 @@ def test_an_answer_that_does_not_stand_in_the_text_is_a_bad_row(answers: Any, re
     with pytest.raises(BadRow) as error:
         SpanQA().read({"question": "what", "context": CONTEXT_TEXT, "answers": answers})
     assert error.value.reason == reason
+
+
+def test_training_rows_without_any_answer_are_told() -> None:
+    rows = [{"question": "what", "context": CONTEXT_TEXT, "answers": []}]
+    with pytest.raises(UserError, match="column 'answers': no question of the training rows has an answer"):
+        SpanQA().learn(records_of(SpanQA(), rows))
+
+
+def windows_of(task: SpanQA, folder: Path, kind: str, answers: Any, question: str = "what", most: int = 64) -> Encoded:
+    codec = opened(folder, kind, "AutoModelForQuestionAnswering").codec
+    rows = [{"question": question, "context": CONTEXT_TEXT, "answers": answers}]
+    return encoded(task.encode(records_of(task, rows), codec, most))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize("question", ["what", "what is it that is so broken and late again and again today"])
+def test_a_question_leaves_room_for_the_text_however_short_the_window(kind: str, question: str, tmp_path: Path) -> None:
+    data = windows_of(SpanQA(window=8, stride=0), tmp_path / kind, kind, ["lamp"], question)
+    assert not data.refused
+    assert data.lengths.max() == 8
+    assert all((data.columns["pointed"][at] == CONTEXT).any() for at in range(len(data)))
+    held = {at for at in range(len(data)) for at in data.columns["first"][at].tolist()} - {-1}
+    assert {word.start() for word in re.finditer(r"\S+", CONTEXT_TEXT)} <= held
+
+
+def test_a_window_that_holds_no_text_beside_the_question_is_told(tmp_path: Path) -> None:
+    task = SpanQA()
+    data = windows_of(task, tmp_path / "roberta", "roberta", ["lamp"], most=5)  # four are control tokens
+    assert data.refused == {0: "window_too_short"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "options", "refused"),
+    [
+        (["the red kettle is broken and the lamp"], {"window": 9, "stride": 2}, "answer_longer_than_window"),
+        (["the red kettle is"], {"longest": 3}, "answer_longer_than_task.longest"),
+        (["the red kettle is"], {"longest": 4}, ""),
+        (["the red kettle is broken and the lamp", "red kettle"], {"window": 9, "stride": 3}, ""),
+        (["the red kettle is", "red"], {"longest": 3}, ""),
+    ],
+)
+def test_an_answer_that_cannot_be_given_is_not_learned(
+    answers: list[str], options: dict[str, Any], refused: str, tmp_path: Path
+) -> None:
+    data = windows_of(SpanQA(**options), tmp_path / "bert", "bert", answers)
+    assert data.refused == ({0: refused} if refused else {})
+    if not refused:
+        begin = CONTEXT_TEXT.index(answers[-1])
+        marked = [
+            at
+            for at in range(len(data))
+            if ((data.columns["starts"][at] == 1) & (data.columns["first"][at] == begin)).any()
+        ]
+        assert marked
+
+
+def test_an_answer_the_tokenizer_drops_is_told(tmp_path: Path) -> None:
+    codec = opened(tmp_path / "bert", "bert", "AutoModelForQuestionAnswering").codec
+    rows = [{"question": "what", "context": "the lamp \u200b", "answers": ["\u200b"]}]
+    data = encoded(SpanQA().encode(records_of(SpanQA(), rows), codec, 64))
+    assert data.refused == {0: "answer_without_token"}
+
+
+def test_blanks_around_an_answer_do_not_make_it_none(tmp_path: Path) -> None:
+    data = windows_of(SpanQA(), tmp_path / "bert", "bert", [" red kettle "])
+    assert not data.columns["starts"][0][data.columns["pointed"][0] == NOTHING].any()
+
+
+def test_a_window_with_a_part_of_the_answer_is_read_but_not_learned_from(tmp_path: Path) -> None:
+    """Its scores count for the answer; its loss, and what the loss is divided by, do not."""
+    task = SpanQA(window=10, stride=3)
+    data = windows_of(task, tmp_path / "bert", "bert", ["red kettle"])
+    marks = [int(data.columns["starts"][at].sum()) for at in range(len(data))]
+    lone = windows_of(task, tmp_path / "bert", "bert", [])
+    assert len(data) == len(lone)
+    assert set(marks) == {0, 1}
+    assert marks == [int(data.columns["ends"][at].sum()) for at in range(len(data))]
+    batch = collate(data, range(len(data)), padding_for(task.columns(), 0))
+    assert task.count(batch) == 2 * sum(marks)
+    outputs = torch.zeros(*batch.inputs["input_ids"].shape, 2, requires_grad=True)
+    choices = [int((data.columns["pointed"][at] > 0).sum()) for at in range(len(data)) if marks[at]]
+    assert float(task.loss(outputs, batch).detach()) == pytest.approx(2 * sum(math.log(count) for count in choices))
+    ungraded = collate(data, [marks.index(0)], padding_for(task.columns(), 0))
+    loss = task.loss(outputs[:1, : ungraded.inputs["input_ids"].shape[1]], ungraded)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert outputs.grad is not None
+    assert not outputs.grad.any()
 
 
 def mean_at(threshold: float, no_answer: np.ndarray, if_answered: np.ndarray, impossible: np.ndarray) -> float:

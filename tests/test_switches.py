@@ -54,7 +54,7 @@ CODE = (
     "train.epochs=2",
     *FAST,
 )
-PYTHON = (*CODE, "task.language=python", "task.test=test", "task.prompt=comment")
+PYTHON = (*CODE, "task.language=python", "task.test=test", "task.prompt=comment", "task.solution=function")
 TRANSLATION = (*GENERATION, "model=./mbart", "task.source_language=en_XX", "task.target_language=de_DE")
 CHAT = ("data.train=spoken.jsonl", f"task={{kind: chat, {TALKS}}}", "model=./gpt2", "train.epochs=4", *FAST)
 PROMPTED = (*CHAT, "task.form=prompt")
@@ -170,6 +170,10 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.multi_task.metric": (SEVERAL, "b/mae", main),
     "task.ner.tokens": (NER, "words", losses),
     "task.ner.tags": (NER, "marks", losses),
+    "task.ner.tag_names": (
+        (*NER, "task.tags=numbers", "task.tag_names=[O, B-THING, I-THING, B-TIME]"), "[O, B-TIME, I-TIME, B-THING]",
+        losses,
+    ),
     "task.ner.text": (NER, "said", losses),
     "task.ner.spans": ((*NER, "task.text=said"), "spans", losses),
     "task.ner.scheme": ((*NER, "task.tags=loose", "data.on_bad_row=skip"), "any", ways),
@@ -185,7 +189,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.span_qa.answers": (SPAN_QA, "late", losses),
     "task.span_qa.window": (SPAN_QA, "16", losses),
     "task.span_qa.stride": ((*SPAN_QA, "task.window=16"), "0", losses),
-    "task.span_qa.longest": (SPAN_QA, "1", answers),
+    "task.span_qa.longest": (SPAN_QA, "2", answers),
     "task.span_qa.best": (SPAN_QA, "1", answers),
     "task.span_qa.threshold": (SPAN_QA, "-1000", answers),
     "task.span_qa.metric": (SPAN_QA, "answer_exact", main),
@@ -226,7 +230,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "task.code.language": (CODE, "other", measured),
     "task.code.test": (CODE, "test", main),
     "task.code.entry_point": (
-        (*PYTHON, "task.solution=function", "evaluate.baselines=true"), "name", of("evaluation.json", "baselines"),
+        (*PYTHON, "evaluate.baselines=true"), "name", of("evaluation.json", "baselines"),
     ),
     "task.code.schema": (CODE, "script", main),
     "task.code.samples": ((*PYTHON, *talk("temperature=1")), "10", measured),
@@ -275,6 +279,11 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "method.bitfit.biases": (("method={kind: bitfit, norms: true}",), "false", of("parameters.json", "trainable")),
     "method.bitfit.norms": (("method={kind: bitfit}",), "true", of("parameters.json", "trainable")),
     "method.bitfit.modules": (("method={kind: bitfit}",), "[embeddings]", of("parameters.json", "trainable")),
+    "method.adapter.places": (("method={kind: adapter}",), "pfeiffer", of("parameters.json", "trainable")),
+    "method.adapter.reduction": (("method={kind: adapter}",), "4", of("parameters.json", "trainable")),
+    "method.adapter.activation": (("method={kind: adapter}",), "gelu", losses),
+    "method.adapter.scale": (("method={kind: adapter}",), "3", losses),
+    "method.adapter.after": (("method={kind: adapter}",), "[value]", of("parameters.json", "trainable")),
     "method.vera.rank": (("method={kind: vera}",), "8", of("parameters.json", "trainable")),
     "method.vera.dropout": (("method={kind: vera}",), "0.5", losses),
     "method.vera.initial": (("method={kind: vera}",), "1", losses),
@@ -381,6 +390,7 @@ def told(count: int) -> dict[str, list[dict[str, Any]]]:
         files["told"].append({
             "tokens": tokens, "words": tokens[::-1], "odd": ["xylophone", *tokens[1:]], "tags": tags,
             "marks": ["B-TIME", *tags[1:]],
+            "numbers": [("O", "B-THING", "I-THING", "B-TIME").index(tag) for tag in tags],
             "loose": ["I-TIME", *tags[1:]] if n % 2 else tags,
             "said": f"my [[THING|{thing}]] is late [[TIME|{when}]]", "spans": [[0, 2, "TIME"], [3, 7, "THING"]],
         })  # fmt: skip

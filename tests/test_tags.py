@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,17 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from tunesmith.batch import IGNORED
 from tunesmith.errors import BadRow
+from tunesmith.tasks.ner import NER
 from tunesmith.tasks.span_rows import read_marks, read_spans, read_tags, read_tokens
-from tunesmith.tasks.span_tokens import joined, owner, pieces, spans_from_tokens, token_labels, windows
+from tunesmith.tasks.span_tokens import (
+    joined,
+    owner,
+    pieces,
+    spans_from_tokens,
+    token_labels,
+    windows,
+    without_token,
+)
 from tunesmith.tasks.tags import (
     Scheme,
     Span,
@@ -25,6 +36,7 @@ from tunesmith.tasks.tags import (
     tags_of,
     transitions,
 )
+from workshop import opened, records_of
 
 UNITS = [
     "a",
@@ -124,6 +136,26 @@ def test_what_is_no_tag_is_told_even_where_rules_are_not_held(tag: Any) -> None:
     with pytest.raises(BadRow) as error:
         spans_of(["O", tag], None, "slots")
     assert (error.value.field, error.value.reason) == ("slots[1]", "bad_tag")
+
+
+def test_a_span_of_characters_that_have_no_token_is_told_from_one_that_ends_inside_one() -> None:
+    spans = [Span(0, 1, "PER"), Span(1, 3, "PER"), Span(5, 6, "PER")]
+    assert without_token(spans, [(0, 2), (3, 4)], "abc d\u200be") == (spans[2],)
+
+
+def test_a_row_is_not_learned_from_without_one_of_its_spans(tmp_path: Path) -> None:
+    rows = [
+        {"tokens": ["my", "\u200b", "lamp"], "tags": ["O", "B-THING", "B-THING"]},
+        {"tokens": ["my", "\u200b", "lamp"], "tags": ["O", "O", "B-THING"]},
+        {"tokens": ["\u200b"], "tags": ["B-THING"]},
+    ]
+    task = NER()
+    records = records_of(task, rows)
+    codec = opened(tmp_path, "bert", "AutoModelForTokenClassification").codec
+    found = task.learn(records).encode(records, codec, 32)
+    assert [example.refused for example in found] == ["span_without_token", "", "span_without_token"]
+    asked = [replace(record, target=None) for record in records]
+    assert not any(example.refused for example in task.learn(records).encode(asked, codec, 32))
 
 
 @settings(deadline=None, max_examples=300)
@@ -249,6 +281,42 @@ def test_words_and_tags_that_do_not_fit_are_told(row: dict[str, Any], field: str
     with pytest.raises(BadRow) as error:
         read_tags(row, "tokens", "tags", Scheme.IOB2)
     assert (error.value.field, error.value.reason) == (field, reason)
+
+
+def test_tags_that_are_numbers_are_read_by_their_names() -> None:
+    row = {"tokens": ["my", "red", "lamp"], "ner_tags": [0, 1, 2]}
+    task = NER(tags="ner_tags", tag_names=("O", "B-THING", "I-THING"))
+    assert task.read(row)[1] == (Span(3, 11, "THING"),)
+    assert task.read({**row, "ner_tags": ["O", "O", "B-THING"]})[1] == (Span(7, 11, "THING"),)
+
+
+@pytest.mark.parametrize(
+    ("names", "tags", "told"),
+    [
+        (None, [0, 3, 0], r"field 'tags\[0\]': found 0, expected a tag; .*say their names in task\.tag_names"),
+        (("O", "B-X"), [0, 2, 0], r"field 'tags\[1\]': found 2, expected 0 to 1, the numbers of task\.tag_names"),
+        (("O", "B-X"), [0, -1, 0], "found -1, expected 0 to 1"),
+        (("O", "B-X"), [0, True, 0], r"field 'tags\[1\]': found True"),
+    ],
+)
+def test_numbers_that_name_no_tag_are_told(names: tuple[str, ...] | None, tags: list[Any], told: str) -> None:
+    with pytest.raises(BadRow, match=told) as error:
+        NER(tag_names=names).read({"tokens": ["my", "red", "lamp"], "tags": tags})
+    assert error.value.reason == "bad_tag"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"tag_names": ["O", "PER"]}, "'PER' is no tag"),
+        ({"tag_names": ["O", "B-PER", "B-PER"]}, "each once"),
+        ({"tag_names": []}, "each once"),
+        ({"tag_names": ["O", "B-PER"], "text": "said"}, "tag_names: has no effect with text"),
+    ],
+)
+def test_names_of_tags_that_cannot_be_are_told(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        NER.model_validate(options)
 
 
 NAMES = tag_names(LABELS, Scheme.IOB2)

@@ -64,6 +64,11 @@ def test_dropped_reasoning_of_earlier_turns_is_told() -> None:
     assert "drops the reasoning" in found("qwen3", ChatOptions(dropped))["earlier turns"].message
 
 
+def test_a_list_of_tools_that_is_not_written_is_told() -> None:
+    silent = KINDS["hermes"].template.replace("{%- if tools %}", "{%- if false %}")
+    assert "the list of tools is not written" in found("hermes", ChatOptions(silent))["tools"].message
+
+
 def test_a_date_in_the_prompt_is_told() -> None:
     assert found("chatml", ChatOptions("{{ strftime_now('%d %b %Y') }}" + CHATML))["date"].level == "warning"
 

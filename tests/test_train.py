@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tunesmith.errors import TrainingStopped, UserError
+from tunesmith.forward import forward
 from tunesmith.seeds import mix
 from tunesmith.train.loop import State, steps
 from tunesmith.train.optimiser import layer_depths, make_optimiser
@@ -16,6 +17,7 @@ from tunesmith.train.options import StopOptions, TrainOptions
 from tunesmith.train.order import Order, share
 from tunesmith.train.plan import choose_precision, make_plan
 from tunesmith.train.stopping import Watch
+from tunesmith.world import World
 from workshop import Bench, bench
 
 
@@ -92,6 +94,26 @@ def test_processes_share_each_batch_without_overlap_and_evenly_by_length() -> No
     assert {len(part) for part in parts} == {5, 6}
     sums = [int(lengths[part].sum()) for part in parts]
     assert max(sums) < 1.6 * min(sums)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "specimen"),
+    [
+        ("bert", "multi_task", 0),
+        ("bert", "multiple_choice", 0),
+        ("llama", "multiple_choice", 1),
+        ("llama", "preference", 0),
+        ("bert", "prompted", 0),
+    ],
+)
+def test_a_process_without_rows_of_its_own_still_has_a_loss(kind: str, task: str, specimen: int, bases: Path) -> None:
+    one = bench(bases / kind, kind, task, "full", specimen=specimen)
+    course = one.course(World(2, 3, torch.device("cpu")), batch_size=2)
+    (batch,) = course.batches(0)
+    assert (batch.rows, batch.tokens) == ((), 0)
+    loss = one.task.loss(forward(one.adapted.model, one.task, batch), batch)
+    assert math.isfinite(float(loss.detach()))
+    loss.backward()  # which all processes do together
 
 
 def test_biases_and_norms_do_not_decay_and_everything_is_in_one_group(bases: Path) -> None:

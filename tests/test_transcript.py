@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from templates import IM, KINDS, LINES, QWEN3, VICUNA, Kind, byte_level, sentencepiece_like, tokenizer_of, unigram
 from tunesmith.errors import BadRow, UserError
 from tunesmith.tasks import transcript
-from tunesmith.tasks.chat_format import CHATML, ChatFormat, ChatOptions, chat_format, stop_ids
+from tunesmith.tasks.chat_format import ChatFormat, ChatOptions, chat_format, stop_ids
 from tunesmith.tasks.control_tokens import ControlTokens
 from tunesmith.tasks.messages import Conversation
 from tunesmith.tasks.transcript import Fitted, Reply, Transcript, fit, fit_prompt, prompt_ids, transcripts
@@ -24,6 +24,12 @@ FRAGMENTS = (
     *("the lamp", "is late", "kettle", "x", "7", ".", ",", ": ", "User: ", '"', "\\", "{{ x }}", "{% if %}"),
     *(" ", "  ", "\n", "\r\n", "\n\n", "\t", "\u00a0", "\u200d", "\x00", "\u0338", "e\u0301", "\ue000", "\U000f0000"),
     *("🫖", "👩‍🔧", "متأخر", "你好", "<", "|", ">", "[", "]", "<|", "|>", "</"),
+)
+BARE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 TOOL = {"type": "function", "function": {"name": "clock", "description": "It says </s>.", "parameters": {}}}
 
@@ -312,7 +318,7 @@ def test_a_tokenizers_words_stay_tokens_in_texts_and_other_added_ones_only_when_
     ids = prompt_ids(chat_format(tokenizer, ChatOptions("chatml")), asked)
     assert (word in ids, answer in ids) == (True, False)
     assert answer in prompt_ids(chat_format(tokenizer, ChatOptions("chatml", text_tokens=("<answer>",))), asked)
-    used = CHATML.replace("message.role", "'kettles'")
+    used = BARE.replace("message.role", "'kettles'")
     assert prompt_ids(chat_format(tokenizer, ChatOptions(used)), asked).count(word) == 1
 
 
@@ -376,7 +382,7 @@ def test_a_generation_prompt_that_no_written_turn_has_is_cut_in_training_and_ser
 
 
 def test_a_template_without_a_generation_prompt_is_given_the_head_that_it_writes() -> None:
-    text = CHATML.replace("{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}", "")
+    text = BARE.replace("{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}", "")
     format = chat_format(tokenizer_of("chatml"), ChatOptions(text))
     whole = format_of(KINDS["chatml"])
     asked = talk(user("late?"), assistant("no"))
@@ -396,7 +402,7 @@ def test_a_second_reply_in_a_row_follows_the_prompt_of_serving_where_the_templat
     [
         ("lines", "{% if messages | length > 3 %}long {% endif %}" + LINES),
         ("vicuna", "{% if messages | length > 3 %}long {% endif %}" + VICUNA),
-        ("chatml", CHATML.replace("message.role", "(message.role if messages | length < 4 else message.role | upper)")),
+        ("chatml", BARE.replace("message.role", "(message.role if messages | length < 4 else message.role | upper)")),
     ],
 )
 def test_a_reply_that_is_not_written_behind_its_prompt_is_refused(name: str, template: str) -> None:
@@ -412,6 +418,44 @@ def test_the_templates_own_words_say_why_turns_are_refused() -> None:
     with pytest.raises(BadRow, match=r"turns must alternate") as caught:
         transcripts(format_of(KINDS["llama2"]), talk(user("late?"), user("well?"), assistant("no")))
     assert caught.value.reason == "template_refused"
+
+
+CALLING = {"tool_calls": [{"type": "function", "id": "call00000", "function": {"name": "clock", "arguments": {}}}]}
+RESULT = {"role": "tool", "content": "noon", "tool_call_id": "call00000", "name": "clock"}
+CALLED = talk(user("late?"), assistant("", **CALLING), RESULT, assistant("no"))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_tools_and_calls_are_refused_where_the_template_does_not_write_them(name: str) -> None:
+    format = format_of(KINDS[name])
+    plain = talk(user("late?"), assistant("no"))
+    for part, reason in (
+        (CALLED, "template_writes_no_tool_calls"), (replace(plain, tools=(TOOL,)), "template_writes_no_tools"),
+    ):  # fmt: skip
+        if KINDS[name].tools:
+            assert all("clock" in format.control.decode(made.ids) for made in transcripts(format, part))
+            continue
+        with pytest.raises(BadRow, match="the chat template does not write") as caught:
+            transcripts(format, part)
+        assert caught.value.reason == reason
+
+
+def test_chatml_writes_tools_and_calls_as_qwen_and_hermes_do() -> None:
+    format = chat_format(tokenizer_of("chatml"), ChatOptions("chatml"))
+    second = {**RESULT, "content": "one"}
+    asked = replace(talk(system("be kind"), *CALLED.messages[:3], second, CALLED.messages[3]), tools=(TOOL,))
+    (made,) = transcripts(format, asked)
+    call = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
+    text = format.control.decode(made.ids)
+    assert text.startswith("<|im_start|>system\nbe kind\n\n# Tools\n\n")
+    assert f"<tools>\n{json.dumps(TOOL)}\n</tools>" in text
+    results = "<|im_start|>user\n<tool_response>\nnoon\n</tool_response>\n<tool_response>\none\n</tool_response>"
+    assert text.count("<|im_start|>system") == 1
+    assert f"{call}<|im_end|>\n{results}<|im_end|>\n<|im_start|>assistant\nno<|im_end|>" in text
+    assert graded(format, made) == [f"{call}<|im_end|>", "no<|im_end|>"]
+    (bare,) = transcripts(format, talk(user("late?"), assistant("so", **CALLING), RESULT, assistant("no")))
+    assert format.control.decode(bare.ids).startswith("<|im_start|>user\nlate?")
+    assert graded(format, bare)[0] == f"so\n{call}<|im_end|>"
 
 
 def test_a_system_turn_is_refused_or_folded_into_the_users_where_the_template_has_none() -> None:
@@ -444,24 +488,28 @@ def test_a_template_that_cannot_or_may_not_run_is_refused_at_once(template: str)
 
 
 def test_arguments_of_calls_are_given_as_text_where_the_template_joins_them_to_text() -> None:
-    text = CHATML.replace(
+    text = BARE.replace(
         "message.content +",
-        "message.content + (message.tool_calls[0].function.arguments if message.tool_calls else '') +",
+        "message.content + (call.name + call.arguments if message.tool_calls else '') +",
+    ).replace(
+        "{{ '<|im_start|>' +",
+        "{% set call = message.tool_calls[0].function if message.tool_calls %}{{ '<|im_start|>' +",
     )
     call = {"id": "call00000", "type": "function", "function": {"name": "clock", "arguments": {"zone": "UTC"}}}
     format = chat_format(tokenizer_of("chatml"), ChatOptions(text))
     made = transcripts(format, talk(user("late?"), assistant("", tool_calls=[call])))[0]
-    assert graded(format, made) == ['{"zone": "UTC"}<|im_end|>']
+    assert graded(format, made) == ['clock{"zone": "UTC"}<|im_end|>']
 
 
 def test_ids_and_arguments_of_calls_cannot_make_control_tokens() -> None:
-    text = CHATML.replace(
+    text = BARE.replace(
         "message.content +",
         "message.content + (message.tool_call_id or '') + (message.tool_calls or []) | map(attribute='id') | join +",
     )
     text = text.replace(
         "{{ '<|im_start|>'",
-        "{{ message.tool_calls[0].function.arguments.zone + '|>' if message.tool_calls }}{{ '<|im_start|>'",
+        "{% set call = message.tool_calls[0].function if message.tool_calls %}"
+        "{{ call.name + call.arguments.zone + '|>' if call }}{{ '<|im_start|>'",
     )
     call = {"id": "<|im_end|>", "type": "function", "function": {"name": "clock", "arguments": {"zone": "<|im_end"}}}
     asked = talk(
@@ -475,7 +523,7 @@ def test_ids_and_arguments_of_calls_cannot_make_control_tokens() -> None:
 
 def test_a_hidden_text_whose_letters_the_template_changes_is_refused() -> None:
     louder = "(message.content | upper if 'loud' in message.content else message.content)"
-    format = chat_format(tokenizer_of("chatml"), ChatOptions(CHATML.replace("message.content", louder)))
+    format = chat_format(tokenizer_of("chatml"), ChatOptions(BARE.replace("message.content", louder)))
     assert "LOUD" in format.control.decode(prompt_ids(format, talk(user("loud"))))
     with pytest.raises(BadRow, match="changes its letters"):
         prompt_ids(format, talk(user("loud <|im_end|>")))
@@ -487,9 +535,9 @@ def test_a_named_template_suits_the_tokenizer_or_is_refused() -> None:
     assert transcripts(named, asked)[0].ids == transcripts(format_of(KINDS["chatml"]), asked)[0].ids
     with pytest.raises(UserError, match="did you mean 'chatml'"):
         chat_format(tokenizer_of("chatml"), ChatOptions("chatlm"))
-    with pytest.raises(UserError, match=r"needs the token <\|im_start\|>"):
+    with pytest.raises(UserError, match=r"task\.template: 'chatml' needs the token <\|im_start\|>"):
         chat_format(tokenizer_of("llama2"), ChatOptions("chatml"))
-    with pytest.raises(UserError, match="'tools' is set by tunesmith"):
+    with pytest.raises(UserError, match=r"task\.template_values: 'tools' is set by tunesmith"):
         chat_format(tokenizer_of("chatml"), ChatOptions(variables={"tools": 1}))
     with pytest.raises(UserError, match="no added token that a text may spell"):
         chat_format(tokenizer_of("chatml"), ChatOptions(text_tokens=("<|im_end|>",)))

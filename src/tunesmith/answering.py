@@ -33,12 +33,16 @@ def of_records(outputs: Outputs, records: Sequence[Record]) -> Outputs:
     return Outputs([outputs.values[place] for place in index], outputs.data.take(np.array(index, dtype=np.int64)))
 
 
+def require_packing(house: House, foundation: Foundation) -> None:
+    """Refuses packing for rows that cannot stand behind one another. Raises UserError."""
+    if house.recipe.train.packing and not (house.recipe.task.packs and foundation.family is Family.DECODER):
+        raise UserError("train.packing", "is for texts that a decoder learns token by token", "leave the key out")
+
+
 def laid(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> Padding:
     """How training rows are laid into batches: behind one another where wanted, and the model keeps them apart."""
     if not house.recipe.train.packing:
         return prepared.padding
-    if not task.packs or foundation.family is not Family.DECODER:
-        raise UserError("train.packing", "is for texts that a decoder learns token by token", "leave the key out")
     packed = replace(prepared.padding, pack=prepared.max_tokens)
     gap = packing_gap(adapted.model, task, prepared.encoded["train"], packed)
     if gap > PACKING_LIMIT:

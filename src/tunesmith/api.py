@@ -134,7 +134,7 @@ def rows(file: Path | str) -> Iterator[Mapping[str, Any]]:
 
     for row in read_source(str(file), Path()):
         if row.problem is not None:
-            raise UserError(f"{row.source}, line {row.line}", row.problem, "mend or leave out this line")
+            raise UserError(row.where, row.problem, "mend or leave out this line")
         yield row.fields
 
 

@@ -36,7 +36,9 @@ class Record:
     """One validated row: what the model is given, and what it should answer.
 
     row: its number within the split's sources, from 0. source, line: where it was read.
-    inputs: the task's input texts by name. target: in the user's terms (a label's name, a number, …).
+    inputs: the task's inputs by name, mostly texts. target: in the user's terms: a label's name, a tuple of names,
+    numbers, a tuple of (start, end, label), right texts, the place of a choice. Both are made of plain values that JSON
+    can hold and whose `repr` is the same in every process.
     """
 
     row: int
@@ -172,7 +174,8 @@ class Task(Protocol):
     """What is learned: how a row is read and encoded, which head and loss, how outputs become answers.
 
     A task is a frozen set of options. `learn` returns a copy that also holds what only the training rows
-    can tell (label names, the scale of a target); every later method may rely on it.
+    can tell (label names, the scale of a target); whatever is asked of a trained task may rely on it. Before rows are
+    learned from, only `read`, `stratum`, `auto_class` and the properties are asked.
     """
 
     families: ClassVar[frozenset[Family]]
@@ -188,8 +191,10 @@ class Task(Protocol):
     """Whether the base model may be able to answer already, so that it is judged before it is tuned."""
     settles: ClassVar[bool]
     """Whether `settle` has something to learn from the tuned model."""
-    compares: ClassVar[bool]
-    """Whether the loss needs the base model's outputs, which `refer` then takes before the first step."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether the loss needs the base model's outputs, which `refer` then takes before the first step."""
 
     @property
     def parts(self) -> Mapping[str, Task]:
@@ -237,9 +242,10 @@ class Task(Protocol):
         """The columns of an encoded row that are not the tokenizer's, and how they are padded."""
 
     def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
-        """Rows as the model sees them, in order; a target of None gives an example without target columns.
+        """Rows, at least one, as the model sees them, in order; without a target an example has no target columns.
 
-        A row that cannot be learned from as it is encoded (nothing of it would be graded) gives no example.
+        A row that cannot be learned from as it is encoded (nothing of it would be graded) gives an example that says
+        why it is `refused`.
         """
 
     def vary(self, columns: Mapping[str, NDArray[Any]], seed: int) -> Mapping[str, Sequence[float]]:
@@ -340,6 +346,8 @@ class Method(Protocol):
     """Whether the model's outputs are the base's before the first step."""
     merges: ClassVar[bool]
     """Whether a plain model can hold what was learned."""
+    layers: ClassVar[str]
+    """The module that must be imported before PEFT can load the adapter; none for methods that are PEFT's own."""
     narrow: ClassVar[bool]
     """Whether so little moves that even a few rows may be too much to learn by heart."""
 

@@ -1,15 +1,18 @@
 """The last stage of a run: the artefacts that its recipe asks for."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tunesmith.adapting import alone
-from tunesmith.batch import encoded
-from tunesmith.contracts import Adapted, Artifact, Foundation, Task, parts_of
+from tunesmith.batch import Encoded, encoded
+from tunesmith.contracts import Adapted, Artifact, Codec, Corpus, Foundation, Record, Task, parts_of
 from tunesmith.deploy.export import export
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.parity import golden
+from tunesmith.errors import UserError
 from tunesmith.house import House, Prepared
+from tunesmith.options import with_paths
 from tunesmith.parts import Part
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run
@@ -63,26 +66,45 @@ def _parcels(
     """What is exported: the model, or the model of each part of the task."""
     recipe = house.recipe
     folded = task.fold(adapted.model)
-    written = Part(TASKS)
     parcels = {}
     for name, part in parts_of(folded).items():
         model = alone(adapted.model)[name]
-        rows = folded.of_part(name, prepared.corpus.splits[prepared.judged])
-        records = list(rows or folded.of_part(name, prepared.corpus.splits["train"]))[:GOLDEN_ROWS]
-        data = encoded(part.encode(records, foundation.codec, prepared.max_tokens))
+        records, data = golden_rows(prepared.corpus, name, part, foundation.codec, prepared.max_tokens)
         padding = replace(prepared.padding, columns={**prepared.padding.columns, **part.columns()})
         parcels[name] = Parcel(
             model=model,
             method=recipe.method,
             foundation=foundation,
             task=part,
-            task_spec=written.written(part),  # type: ignore[arg-type]  # tasks are options
+            task_spec=Part(TASKS).written(portable(part)),  # type: ignore[arg-type]  # tasks are options
             max_tokens=prepared.max_tokens,
             golden=golden(model, part, data, padding, records),
             facts=card_facts(recipe, house.run, name),
             shares=bool(name),
         )
     return parcels
+
+
+def portable(task: Task) -> Task:
+    """The task with the names of its files alone: no artefact says where something lay."""
+    return with_paths(task, lambda path: Path(path).name)
+
+
+def golden_rows(corpus: Corpus, name: str, part: Task, codec: Codec, max_tokens: int) -> tuple[list[Record], Encoded]:
+    """Rows of one part of the corpus's task that every artefact has to answer alike, and how the part encodes them.
+
+    They are judged ones, or where none of these serves the part training rows; never such as the part refuses.
+    Raises UserError where no row is left.
+    """
+    for split in ("test", "validation", "train"):
+        rows = corpus.task.of_part(name, corpus.splits.get(split, ()))
+        for start in range(0, len(rows), GOLDEN_ROWS):
+            records = rows[start : start + GOLDEN_ROWS]
+            data = encoded(part.encode(records, codec, max_tokens))
+            if len(data):
+                return [record for record in records if record.row not in data.refused], data
+    found = f"hold no row that the model of {name} can read" if name else "hold no row that the model can read"
+    raise UserError("data", found, "bring the rows of the run back")
 
 
 def card_facts(recipe: Recipe, run: Run, part: str = "") -> dict[str, Any]:

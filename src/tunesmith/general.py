@@ -19,19 +19,27 @@ from tunesmith.tasks.language import Language
 METRICS = ("perplexity", "bits_per_byte")
 
 
+def require_general(house: House, foundation: Foundation) -> None:
+    """Refuses general texts for a task whose head is over labels, and a source that is not there. Raises UserError."""
+    source, task = house.recipe.evaluate.general, house.recipe.task
+    if source is None:
+        return
+    if task.parts or task.auto_class(foundation.family) != Language().auto_class(foundation.family):
+        raise UserError("evaluate.general", "needs the head of a language model", "leave the key out for this task")
+    next(iter(read_source(source, house.base)), None)
+
+
 def general(
     house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task
 ) -> Predictions | None:
     """How likely the model, as it is now, finds the texts that the recipe names; None where it names none.
 
-    Raises UserError for a task whose head is over labels, and for a file without texts.
+    Raises UserError for a file without texts.
     """
     source = house.recipe.evaluate.general
     if source is None:
         return None
     probe = Language()
-    if task.parts or task.auto_class(foundation.family) != probe.auto_class(foundation.family):
-        raise UserError("evaluate.general", "needs the head of a language model", "leave the key out for this task")
     records: list[Record] = []
     for raw in read_source(source, house.base):
         try:

@@ -45,7 +45,7 @@ def replies(
     world = run.world
     left = codec.family is Family.DECODER
     beside = Padding(padding.columns, side="left" if left else "right", multiple=1)
-    config = _config(decoding, codec.tokenizer, left)
+    room = positions(codec)
     order = np.argsort(prompts.lengths, kind="stable")
     mine = order[world.rank :: world.size]
     found: list[NDArray[np.float64]] = []
@@ -54,10 +54,12 @@ def replies(
             batch = collate(prompts, index, beside).to(world.device)
             torch.manual_seed(mix(decoding.seed, *batch.rows))
             inputs = {name: batch.inputs[name] for name in FIELDS}
+            bounded = within(decoding, room, inputs["input_ids"].shape[1], left)
+            config = _config(bounded, codec.tokenizer, left)
             more = {"tokenizer": codec.tokenizer} if decoding.stop_texts else {}
             made = model.generate(**inputs, generation_config=config, **more)  # type: ignore[operator]
             skip = inputs["input_ids"].shape[1] if left else 1
-            found += _rows(made[:, skip:].cpu(), len(index), decoding)
+            found += _rows(made[:, skip:].cpu(), len(index), bounded)
     model.train(was_training)
     gathered = world.gather_arrays(found)
     places = np.concatenate([order[rank :: world.size] for rank in range(world.size)])
@@ -66,6 +68,30 @@ def replies(
         ahead = prompts.columns["input_ids"][number][-AHEAD:].tolist() if decoding.continues and left else []
         found_replies.append(_replies(gathered[place], codec.tokenizer, decoding, ahead))
     return found_replies
+
+
+def positions(codec: Codec) -> int | None:
+    """The most tokens that a text of the model's own can have; None where nothing limits it."""
+    most = getattr(codec.config.get_text_config(), "max_position_embeddings", None)
+    return int(most) if most else None
+
+
+def within(decoding: Decoding, room: int | None, prompt: int, decoder: bool) -> Decoding:
+    """Replies that end where the model's positions do: behind a prompt of so many tokens, or by themselves."""
+    most = decoding.max_new_tokens
+    if room is None or most <= (left := room - (prompt if decoder else 1)):
+        return decoding
+    return replace(decoding, max_new_tokens=max(1, left), min_new_tokens=min(decoding.min_new_tokens, max(1, left)))
+
+
+def shortened(task: Task, codec: Codec, max_tokens: int) -> str | None:
+    """What is to be told where replies cannot be as long as asked for, behind prompts of up to half of `max_tokens`."""
+    room, decoder = positions(codec), codec.family is Family.DECODER
+    for part in parts_of(task).values():
+        decoding = part.decoding_for(codec)
+        if decoding is not None and within(decoding, room, max_tokens // 2, decoder) != decoding:
+            return f"the model has {room} positions, and not every reply can have {decoding.max_new_tokens} tokens"
+    return None
 
 
 def _config(decoding: Decoding, tokenizer: PreTrainedTokenizerBase, decoder: bool) -> GenerationConfig:
@@ -109,8 +135,11 @@ def _batches(order: NDArray[np.int64], lengths: NDArray[np.int64], decoding: Dec
 
 
 def _rows(made: Tensor, rows: int, decoding: Decoding) -> list[NDArray[np.float64]]:
-    """Of each prompt its samples, [samples, tokens]."""
-    return [part.to(torch.float64).numpy() for part in made.reshape(rows, decoding.samples, -1)]
+    """Of each prompt its samples, [samples, 1 + tokens]: first the most tokens that there could have been."""
+    most = made.new_full((len(made), 1), decoding.max_new_tokens)
+    return [
+        part.to(torch.float64).numpy() for part in torch.cat([most, made], dim=1).reshape(rows, decoding.samples, -1)
+    ]
 
 
 def _replies(
@@ -119,12 +148,12 @@ def _replies(
     """The replies to one prompt. ahead: its last tokens, which a reply is read behind."""
     found = []
     read = _text(tokenizer, ahead)
-    for line in made.astype(np.int64).tolist():
+    for most, *line in made.astype(np.int64).tolist():
         end = next((place for place, token in enumerate(line) if token in decoding.stop_ids), None)
         ids = tuple(line if end is None else line[:end])
         text = _text(tokenizer, [*ahead, *ids]).removeprefix(read)
         stop = min((text.find(word) for word in decoding.stop_texts if word in text), default=None)
-        stopped = end is not None or stop is not None or len(ids) < decoding.max_new_tokens
+        stopped = end is not None or stop is not None or len(ids) < most
         while stop is not None and len(_text(tokenizer, [*ahead, *ids]).removeprefix(read)) > stop:
             ids = ids[:-1]
         found.append(Reply(text if stop is None else text[:stop], ids, stopped))

@@ -20,6 +20,7 @@ from tunesmith.answering import (
     look_before,
     of_records,
     refer,
+    require_packing,
     settle,
     speaker_for,
 )
@@ -30,8 +31,8 @@ from tunesmith.delivery import deploy
 from tunesmith.errors import UserError, named
 from tunesmith.evaluate.judge import judge, together
 from tunesmith.evaluate.metrics import find, measure, worth
-from tunesmith.general import beside, general, said
-from tunesmith.generate import speaks, with_replies
+from tunesmith.general import beside, general, require_general, said
+from tunesmith.generate import shortened, speaks, with_replies
 from tunesmith.given import Outputs, Predictions
 from tunesmith.house import House, Prepared, Screen
 from tunesmith.prepare.audit import picture
@@ -48,6 +49,7 @@ from tunesmith.train.journal import read_journal
 from tunesmith.train.loop import Course
 from tunesmith.train.plan import choose_precision, make_plan
 from tunesmith.train.signals import stop_wish
+from tunesmith.train.trackers import require_trackers
 from tunesmith.training import Outcome, Session, cost, train
 from tunesmith.world import joined
 
@@ -118,6 +120,9 @@ def select(house: House) -> Foundation:
     foundation = open_foundation(house.recipe.model, house.base)
     card = foundation.card
     require_heads(foundation, house.recipe.task, house.recipe.method)
+    require_packing(house, foundation)
+    require_general(house, foundation)
+    require_trackers(house.recipe.train.trackers)
     house.screen.say(
         f"{card.name}: {card.family} ({card.model_type}), {card.parameters / 1e6:.1f} M parameters, "
         f"{card.context_tokens} tokens of context, licence {card.licence or 'not stated'}"
@@ -164,6 +169,9 @@ def prepare(house: House, foundation: Foundation) -> Prepared:
         lines = (json.dumps(row, ensure_ascii=False) for row in corpus.skipped)
         write_file(run.ledger, "".join(f"{line}\n" for line in lines))
     house.keep("split.json", {split: [[r.source, r.line] for r in records] for split, records in corpus.splits.items()})
+    short = shortened(corpus.task, foundation.codec, most)
+    if short is not None:
+        house.screen.say(short)
     pad, longest = foundation.tokenizer.pad_token_id, foundation.card.context_tokens
     padding = padding_for(corpus.task.columns(), pad, multiple=WIDTHS, longest=longest)
     return Prepared(corpus, rows, padding, most)
@@ -267,7 +275,8 @@ def evaluate(
     untuned: what it answered before it was tuned. texts: how likely it found general texts before and after.
     """
     corpus, split = prepared.corpus, prepared.judged
-    house.screen.stage("evaluate", f"{len(corpus.splits[split])} {split} rows, beside simple baselines")
+    beside_others = ", beside simple baselines" if house.recipe.evaluate.baselines and split != "train" else ""
+    house.screen.stage("evaluate", f"{len(corpus.splits[split])} {split} rows{beside_others}")
     outputs = answered(house, foundation, prepared, adapted, task)
     if not house.world.main:
         return
@@ -283,6 +292,7 @@ def evaluate(
             seed=seed,
             remarks=_remarks(corpus, split),
             untuned=part.untuned,
+            chosen=_chosen(house.recipe),
         )
         lines += part.lines()
     whole = found[""] if "" in found else together(found, task, len(corpus.splits[split]))
@@ -293,6 +303,12 @@ def evaluate(
     write_file(house.run.predictions, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
     for name, one in found.items():
         house.screen.say(f"{name}: {one['verdict']}" if name else one["verdict"])
+
+
+def _chosen(recipe: Recipe) -> list[str]:
+    """What validation rows decide."""
+    template = ["the template"] if recipe.task.variants else []
+    return template if recipe.train.max_steps == 0 else ["when to stop", *template]
 
 
 def _remarks(corpus: Corpus, split: str) -> list[str]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -19,7 +19,7 @@ from tunesmith.deploy.options import DeployOptions
 from tunesmith.errors import UserError, named, nearest, shown
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.options import EvaluateOptions
-from tunesmith.options import Options
+from tunesmith.options import Options, path_fields, path_keys, with_paths
 from tunesmith.parts import Part, said
 from tunesmith.prepare.options import DataOptions
 from tunesmith.recipe_errors import refusal
@@ -99,8 +99,9 @@ class Recipe(Options):
         evaluate = self.evaluate
         if evaluate.general is not None:
             evaluate = evaluate.model_copy(update={"general": moved_source(evaluate.general)})
-        changed = {"data": data.model_copy(update={"train": train, **held}), "model": model, "evaluate": evaluate}
-        return self.model_copy(update=changed)
+        task = with_paths(self.task, lambda path: moved_path(path, old, new))
+        data = data.model_copy(update={"train": train, **held})
+        return self.model_copy(update={"data": data, "model": model, "task": task, "evaluate": evaluate})
 
 
 def in_full(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,6 +155,8 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
             add(("deploy", "formats"), kind, lacking)
     if "adapter" in recipe.deploy.formats and recipe.method.artifact != "adapter":
         add(("deploy", "formats"), "adapter", "this method leaves no adapter; use safetensors, or method: lora, say")
+    if "safetensors" in recipe.deploy.formats and not recipe.method.merges:
+        add(("deploy", "formats"), "safetensors", "no plain model can hold what this method learns; use adapter")
     watched = (*recipe.task.metrics, "loss")
     if stop.metric is not None and stop.metric not in watched:
         add(
@@ -222,7 +225,10 @@ def _overridden(document: Document, overrides: Sequence[str], base: Path) -> Doc
             raise UserError(f"command line, {shown(text)}", "is not a `key=value` setting", "write train.epochs=3, say")
         place = tuple(key.strip().split("."))
         document.overrides[place] = text
-        value = _from_here(place, read_value(value_text, f"command line, {shown(text)[1:-1]}"), base)
+        value = read_value(value_text, f"command line, {shown(text)[1:-1]}")
+        if isinstance(value, str) and _is_path(place, document.values):
+            value = moved_path(value, Path(), base)
+        value = _from_here(place, value, base)
         _set(document.values, place, value, text)
         document.values = in_full(document.values)
     return document
@@ -240,9 +246,18 @@ def _set(values: dict[str, Any], place: Sequence[str], value: Any, text: str) ->
     values[place[-1]] = value
 
 
+def _is_path(place: Place, values: Mapping[str, Any]) -> bool:
+    """Whether a key of a task holds a path."""
+    holder: Any = values
+    for key in place[:-1]:
+        holder = holder.get(key) if isinstance(holder, Mapping) else None
+    kind = holder.get("kind") if isinstance(holder, Mapping) else None
+    return place[0] == "task" and kind in list(TASKS) and place[-1] in path_fields(TASKS.load(kind))
+
+
 def _from_here(place: Place, value: Any, base: Path) -> Any:
     """Sources that the command line names are found from the working directory; the recipe's folder is `base`."""
-    if place in (("data",), ("data", "train"), ("data", "validation"), ("data", "test")):
+    if place in SOURCES:
         if isinstance(value, str) and not value.startswith("hub:"):
             return moved_path(value, Path(), base)
         if isinstance(value, list):
@@ -251,6 +266,15 @@ def _from_here(place: Place, value: Any, base: Path) -> Any:
         name = moved_path(value, Path(), base)
         return name if name.startswith(".") else f"./{name}"
     return value
+
+
+SOURCES: tuple[Place, ...] = (
+    ("data",),
+    ("data", "train"),
+    ("data", "validation"),
+    ("data", "test"),
+    ("evaluate", "general"),
+)
 
 
 class Change(NamedTuple):
@@ -273,6 +297,8 @@ FREE = (
     "model.download",
 )
 """Keys that do not touch training; a run goes on with their new values."""
+DECODING = re.compile(r"task\.(?:tasks\.[^.]+\.)?decoding\.")
+"""How texts are generated, which touches training only where it is watched."""
 
 
 def changed(old: Recipe, new: Recipe) -> list[Change]:
@@ -282,15 +308,19 @@ def changed(old: Recipe, new: Recipe) -> list[Change]:
     """
     before, after = flat(old.as_mapping()), flat(new.as_mapping())
     keys = [*before, *(key for key in after if key not in before)]
+    paths = {f"task.{key}" for key in path_keys(new.task)}  # type: ignore[arg-type]  # tasks are options
+    heard = old.evaluate.validation_replies or new.evaluate.validation_replies
+
+    def allowed(key: str) -> bool:
+        return _allowed(key, before.get(key), after.get(key), paths) or bool(DECODING.match(key) and not heard)
+
     return [
-        Change(key, before.get(key), after.get(key), _allowed(key, before.get(key), after.get(key)))
-        for key in keys
-        if before.get(key) != after.get(key)
+        Change(key, before.get(key), after.get(key), allowed(key)) for key in keys if before.get(key) != after.get(key)
     ]
 
 
-def _allowed(key: str, old: Any, new: Any) -> bool:
-    if key in ("data.train", "data.validation", "data.test", "model.name"):
+def _allowed(key: str, old: Any, new: Any, paths: Container[str]) -> bool:
+    if key in ("data.train", "data.validation", "data.test", "model.name") or key in paths:
         return bool(_file_names(old, key) == _file_names(new, key))
     return any(key == free or (free.endswith(".") and key.startswith(free)) for free in FREE)
 

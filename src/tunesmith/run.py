@@ -107,7 +107,7 @@ class Run:
             self.offered = None
 
     def _adopt(self, recipe: Recipe, differences: Sequence[Change]) -> None:
-        again = any(change.key.startswith(("evaluate.", "deploy.")) for change in differences)
+        again = any(change.key.startswith(("evaluate.", "deploy.", "task.")) for change in differences)
         if differences:
             self._note("trained" if again and self.state == "complete" else self.state, recipe)
         write_file(self.recipe_file, recipe.dump())

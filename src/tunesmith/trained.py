@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +13,20 @@ import torch
 from pydantic import ValidationError
 
 from tunesmith import commit
-from tunesmith.batch import encoded, padding_for
-from tunesmith.contracts import Artifact, Corpus, Record, Task
-from tunesmith.delivery import GOLDEN_ROWS, card_facts
+from tunesmith.batch import Encoded, padding_for
+from tunesmith.contracts import Artifact, Corpus, Record, Task, parts_of
+from tunesmith.delivery import card_facts, golden_rows, portable
 from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.export import NOTE
 from tunesmith.deploy.export import export as write_artifact
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.parity import golden
-from tunesmith.deploy.predictor import Predictor, Predictors
+from tunesmith.deploy.predictor import Predictor, Predictors, unreadable
 from tunesmith.errors import BadRow, UserError, named, nearest, shown
 from tunesmith.evaluate.judge import judge, together
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.given import Answer, Outputs
+from tunesmith.options import path_fields, with_paths
 from tunesmith.parts import Part
 from tunesmith.prepare.corpus import read_corpus
 from tunesmith.prepare.sources import RawRow, read_source
@@ -64,7 +66,7 @@ def open_predictor(place: Path, *, base: str | None = None) -> Predictor | Predi
     if (place / NOTE).is_file():
         return _opened(place, None if base is None else ModelOptions(name=base), Path())
     run, name = Run.open(place), place.resolve().name
-    parts = {part: _of_run(run, found, base) for part, found in artifacts(run).items()}
+    parts = {part: _of_run(run, part, found, base) for part, found in artifacts(run).items()}
     if "" in parts:
         return replace(parts[""], name=name)
     task = run.recipe().task
@@ -72,11 +74,19 @@ def open_predictor(place: Path, *, base: str | None = None) -> Predictor | Predi
     return Predictors(name, task.model_copy(update={"tasks": learned}), parts)  # type: ignore[attr-defined]
 
 
-def _of_run(run: Run, found: Mapping[str, Path], base: str | None) -> Predictor:
-    folder = found.get("safetensors") or next(iter(found.values()))
-    if base is not None:
-        return _opened(folder, ModelOptions(name=base), Path())
-    return _opened(folder, run.recipe().model, run.folder)
+def _of_run(run: Run, part: str, found: Mapping[str, Path], base: str | None) -> Predictor:
+    """The model of a run, or of a part of its task, which looks for the task's files where the run's recipe has them.
+
+    found: its artefacts by kind.
+    """
+    folder, recipe = found.get("safetensors") or next(iter(found.values())), run.recipe()
+    model, start = (recipe.model, run.folder) if base is None else (ModelOptions(name=base), Path())
+    opened, own = _opened(folder, model, start), cast(Any, parts_of(recipe.task)[part])
+    paths = {name: getattr(own, name) for name in path_fields(type(own)).values()}
+    if not paths:
+        return opened
+    task = cast(Any, opened.task).model_copy(update=paths)
+    return replace(opened, task=with_paths(task, lambda path: str(run.folder / Path(path).expanduser())))
 
 
 def _opened(folder: Path, model: ModelOptions | None, start: Path) -> Predictor:
@@ -106,13 +116,7 @@ def _opened(folder: Path, model: ModelOptions | None, start: Path) -> Predictor:
 
 def ask(predictor: Predictor | Predictors, rows: Sequence[Row], *, first: int = 1) -> list[Answer]:
     """An answer for each row, in order. first: the number of the first row in messages."""
-    plain = [_by_column(row, predictor.task, first + place) for place, row in enumerate(rows)]
-    for place, row in enumerate(plain):
-        try:
-            predictor.task.read(row, with_target=False)
-        except BadRow as error:
-            raise UserError(f"input {first + place}", str(error), "mend or leave out this row") from error
-    return predictor.ask(plain)
+    return predictor.ask([_by_column(row, predictor.task, first + place) for place, row in enumerate(rows)], first)
 
 
 def _by_column(row: Row, task: Task, number: int) -> Mapping[str, Any]:
@@ -139,33 +143,54 @@ def evaluate(run: Run, data: Path) -> dict[str, Any]:
     if not train:
         options = options.model_copy(update={"baselines": False})
     remarks = [*_remarks(records, train), *([f"{left_out} bad rows were left out"] if left_out else [])]
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
+    judged: set[int] = set()
+    refused: dict[int, str] = {}
     for name, part in (predictor.parts if isinstance(predictor, Predictors) else {"": predictor}).items():
-        known, rows = (predictor.task.of_part(name, of) for of in (train, records))
+        known, asked = (predictor.task.of_part(name, of) for of in (train, records))
+        if not asked:
+            continue
+        encoded_rows = part.read(asked)
+        rows = [record for record in asked if record.row not in encoded_rows.refused]
+        refused |= encoded_rows.refused
+        judged |= {record.row for record in rows}
         if rows:
             found[name] = judge(
-                part.task.predictions(_outputs(run, part, rows), rows),
+                part.task.predictions(_outputs(run, part, encoded_rows, rows), rows),
                 part.task,
                 splits={"train": known, "test": rows},
                 split="test",
                 options=options,
                 seed=recipe.seed,
-                remarks=remarks,
+                remarks=[*remarks, *_unread(encoded_rows)],
             )
-    return found[""] if "" in found else together(found, predictor.task, len(records))
+    if not found:
+        first = next(record for record in records if record.row in refused)
+        raise UserError(first.where, f"{unreadable(refused[first.row])}, and so are all rows", "give others")
+    return found[""] if "" in found else together(found, predictor.task, len(judged))
 
 
-def _outputs(run: Run, predictor: Predictor, records: Sequence[Record]) -> Outputs:
-    return _beside_base(run, predictor, records) if predictor.task.compares else predictor.outputs(records)
+def _outputs(run: Run, predictor: Predictor, data: Encoded, records: Sequence[Record]) -> Outputs:
+    """What the model gives for some rows: one entry or more for each record, and none for any other."""
+    assert set(data.rows.tolist()) == {record.row for record in records}
+    return _beside_base(run, predictor, data) if predictor.task.compares else predictor.outputs(data, records)
 
 
-def _beside_base(run: Run, predictor: Predictor, records: Sequence[Record]) -> Outputs:
+def _unread(data: Encoded) -> list[str]:
+    """What must be known of the rows that the model could not read."""
+    if not data.refused:
+        return []
+    reasons = Counter(reason.replace("_", " ") for reason in data.refused.values())
+    why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
+    return [f"{len(data.refused)} more rows cannot be read by this model ({why}), and are not counted"]
+
+
+def _beside_base(run: Run, predictor: Predictor, data: Encoded) -> Outputs:
     """The outputs of rows whose task compares with the base model, which is loaded for it once more."""
     task, codec, device = predictor.task, predictor.codec, Inference(predictor.world)
     foundation = open_foundation(run.recipe().model, run.folder)
     base = load_model(foundation, task.auto_class(foundation.family), task.head(), seed=0).model
     torch.nn.Module.to(base, predictor.world.device)
-    data = encoded(task.encode(records, codec, predictor.max_tokens))
     padding = padding_for(task.columns(), codec.tokenizer.pad_token_id)
     known = task.refer(data, all_outputs(base, task, data, padding, device).values)
     return all_outputs(predictor.model, task, known, padding, device).outputs
@@ -201,7 +226,7 @@ def records_of(task: Task, data: Path, *, lenient: bool) -> tuple[list[Record], 
 
 
 def _graded(raw: RawRow, number: int, task: Task) -> Record:
-    where = f"{raw.source}, line {raw.line}"
+    where = raw.where
     if raw.problem is not None:
         raise UserError(where, raw.problem, "mend or leave out this row")
     for column in task.fields:
@@ -266,20 +291,18 @@ def _copied(run: Run, part: str, kind: str, source: Path, target: Path) -> Artif
 
 
 def _merged(run: Run, part: str, found: Mapping[str, Path], target: Path) -> Artifact:
-    recipe, predictor = run.recipe(), _of_run(run, found, None)
+    recipe, predictor = run.recipe(), _of_run(run, part, found, None)
     foundation, task = open_foundation(recipe.model, run.folder), predictor.task
     fit_tokenizer(foundation, task.auto_class(foundation.family))
     corpus = _corpus(recipe, run)
-    split = next(name for name in ("test", "validation", "train") if corpus.splits.get(name))
-    records = corpus.task.of_part(part, corpus.splits[split])[:GOLDEN_ROWS]
+    records, data = golden_rows(corpus, part, task, foundation.codec, predictor.max_tokens)
     padding = padding_for(task.columns(), foundation.tokenizer.pad_token_id)
-    data = encoded(task.encode(records, foundation.codec, predictor.max_tokens))
     parcel = Parcel(
         model=predictor.model,
         method=recipe.method,
         foundation=foundation,
         task=task,
-        task_spec=Part(TASKS).written(cast(Any, task)),
+        task_spec=Part(TASKS).written(cast(Any, portable(task))),
         max_tokens=predictor.max_tokens,
         golden=golden(predictor.model, task, data, padding, records),
         facts=card_facts(recipe, run, part),

@@ -9,6 +9,7 @@ METHODS = Catalog(
     head="tunesmith.adapt.head:Head",
     partial="tunesmith.adapt.partial:Partial",
     bitfit="tunesmith.adapt.partial:BitFit",
+    adapter="tunesmith.adapt.adapter:Adapter",  # recipe: {kind: adapter, places: pfeiffer}
     ia3="tunesmith.adapt.ia3:IA3",
     vera="tunesmith.adapt.vera:VeRA",
     loha="tunesmith.adapt.lycoris:LoHa",

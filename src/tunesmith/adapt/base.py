@@ -38,6 +38,7 @@ class MethodOptions(Options):
     artifact: ClassVar[str] = "adapter"
     starts_at_base: ClassVar[bool] = True
     merges: ClassVar[bool] = True
+    layers: ClassVar[str] = ""
     narrow: ClassVar[bool] = False
 
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
@@ -89,6 +90,8 @@ class PeftMethod(MethodOptions):
     def merge(self, model: nn.Module) -> PreTrainedModel:
         if not isinstance(model, PeftModel):
             raise TypeError(f"{type(model).__name__} holds no adapter")
+        if not self.merges:
+            raise UserError("deploy.formats", "no plain model can hold what this method learns", "use adapter")
         _put_heads_in_place(model)
         merged: PreTrainedModel = model.merge_and_unload()
         return merged

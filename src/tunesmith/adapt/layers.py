@@ -15,11 +15,13 @@ ROLES = {
     "attention": r"(?:.*\.)?(?:\w*attn|\w*[aA]ttention)\.(?:output\.dense|out_lin|c_proj|o_proj|out_proj|dense|o|Wo)",
     "feed_forward": r"(?!.*[aA]ttention)(?:.*\.)?(?:output\.dense|lin2|mlp\.c_proj|down_proj|dense_4h_to_h|wo|fc2"
     r"|mlp\.Wo)",
+    "feed_in": r"(?!.*[aA]ttention)(?:.*\.)?(?:intermediate\.dense|lin1|mlp\.c_fc|gate_proj|gate_up_proj|dense_h_to_4h"
+    r"|wi|wi_0|fc1|mlp\.Wi)",
     "key_value": r"(?:.*\.)?(?:key|value|k_lin|v_lin|k|v|[kv]_proj|key_proj|value_proj|kv_b_proj|c_attn|Wqkv|qkv_proj"
     r"|query_key_value)",
 }
-"""Where in a block the linear layers stand that end a sublayer of attention, end a feed-forward sublayer, or make keys
-and values (some models make the queries with the same layer)."""
+"""Where in a block the linear layers stand that end a sublayer of attention, end or begin a feed-forward sublayer, or
+make keys and values (some models make the queries with the same layer)."""
 
 
 def block_layers(model: PreTrainedModel) -> dict[str, nn.Module]:

@@ -12,18 +12,22 @@ MOST_LABELS = 40
 
 def audit(
     what: Annotated[Path, typer.Argument(metavar="RECIPE|DATA", help="A recipe, a data file, or the folder of a run.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value ...]", help="Settings that go over the recipe.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Read the data as a run would, and say what is wrong with them. Nothing is trained, no model is needed.
 
     \b
     tunesmith audit recipe.yaml
+    tunesmith audit recipe.yaml data.on_bad_row=skip
     tunesmith audit tickets.csv --json
     """
     from tunesmith import api
     from tunesmith.cli.starter import recipe_of
 
-    recipe, base = recipe_of(what)
+    recipe, base = recipe_of(what, settings or ())
     found = api.audit(recipe, base)
     emit(found) if as_json else _say(found)
 

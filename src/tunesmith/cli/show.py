@@ -1,5 +1,6 @@
 """`tunesmith show`: a run in a page of text, or a row as the model sees it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,10 @@ MARKS = {
 
 def show(
     what: Annotated[Path, typer.Argument(metavar="RUN|RECIPE|DATA", help="Folder of a run, a recipe, or a data file.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value ...]", help="Settings that go over the recipe, for a row."),
+    ] = None,
     row: Annotated[
         int | None, typer.Option("--row", "-n", min=0, help="Show this row of the split, from 0, as tokens.")
     ] = None,
@@ -36,10 +41,15 @@ def show(
     tunesmith show recipe.yaml --row 7
     tunesmith show tickets.csv --row 0 --model builtin:minilm
     """
+    from tunesmith.errors import UserError, shown
     from tunesmith.run import is_run
 
+    if row is None and settings and is_run(what):
+        raise UserError(
+            f"command line, {shown(settings[0])[1:-1]}", "changes nothing of a run", "name a row with --row"
+        )
     if row is not None or not is_run(what):
-        view = _row(what, split, row or 0, model)
+        view = _row(what, settings or (), split, row or 0, model)
         emit(view) if as_json else _say_row(view)
     else:
         facts = _facts(what)
@@ -93,11 +103,11 @@ def say_scores(judged: dict[str, Any]) -> None:
     say_table(columns, rows)
 
 
-def _row(what: Path, split: str, row: int, model: str | None) -> dict[str, Any]:
+def _row(what: Path, settings: Sequence[str], split: str, row: int, model: str | None) -> dict[str, Any]:
     from tunesmith import api
     from tunesmith.cli.starter import recipe_of
 
-    recipe, base = recipe_of(what, model=model)
+    recipe, base = recipe_of(what, settings, model=model)
     return api.view(recipe, base, split=split, row=row)
 
 

@@ -1,8 +1,9 @@
 """A recipe made by looking at a data file, and the recipe that a path on the command line stands for."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import UserError, named, nearest, shown
@@ -103,16 +104,13 @@ def look(data: Path, *, model: str | None = None, task: str | None = None) -> St
     if task is not None:
         fields = _fields(task)
         options = _as_fields(options, fields)
-        if task != found.kind:
-            notes = (*notes, f"task: {task}, as you say, instead of {found.kind}")
         needed = ", ".join(name for name, field in fields.items() if field.is_required() and name not in options)
         if needed:
             notes = (*notes, f"still to be written under task: {needed}")
-    kind = task or found.kind
-    missing = _missing(kind) if model is None else None
+    missing = _missing(found.kind) if model is None else None
     if missing is not None:
         notes = (*notes, f"model: {MODEL} is an encoder; {missing}")
-    return Starter(data, model or MODEL, kind, options, found.rows, notes, missing)
+    return Starter(data, model or MODEL, found.kind, options, found.rows, notes, missing)
 
 
 def _missing(kind: str) -> str | None:
@@ -149,13 +147,19 @@ def _as_fields(options: Mapping[str, Any], fields: Container[str]) -> dict[str, 
     return {key: value for key, value in named_so.items() if key in fields and value is not None}
 
 
-def recipe_of(what: Path, *, model: str | None = None) -> "tuple[Recipe, Path]":
-    """The recipe that a run's folder, a recipe or a data file stands for, and where its relative paths start."""
+def recipe_of(what: Path, settings: Sequence[str] = (), *, model: str | None = None) -> "tuple[Recipe, Path]":
+    """The recipe that a run's folder, a recipe or a data file stands for, and where its relative paths start.
+
+    settings: `key=value` texts that go over it. Raises UserError for an exported model, which holds no recipe.
+    """
     from tunesmith.recipe import load_recipe, recipe_from
     from tunesmith.run import is_run
 
     path = what / "recipe.yaml" if is_run(what) else what
+    if (path / "tunesmith.json").is_file():
+        fix = f"give the folder of its run, or a data file; to ask it: tunesmith ask {quote(named(what))}"
+        raise UserError(named(what), "is an exported model, which holds neither a recipe nor rows", fix)
     if path.suffix in RECIPE_ENDINGS:
-        settings = [] if model is None else [f"model.name={write_value(model)}"]
-        return load_recipe(path, settings), path.parent
-    return recipe_from(look(what, model=model).values(divided=False), named(what)), Path()
+        named_so = [] if model is None else [f"model.name={write_value(model)}"]
+        return load_recipe(path, [*named_so, *settings]), path.parent
+    return recipe_from(look(what, model=model).values(divided=False), named(what), settings), Path()

@@ -63,8 +63,6 @@ def _furnish(parcel: Parcel) -> None:
 
 def write_full(parcel: Parcel, folder: Path) -> None:
     """A full model as `save_pretrained` writes it; adapters are merged into it."""
-    if not parcel.method.merges:
-        raise UserError("deploy.formats", "no plain model can hold what this method learned", "use adapter")
     merged = parcel.method.merge(copy.deepcopy(parcel.model) if parcel.shares else parcel.model)
     _refuse_broken(merged)
     with quiet():
@@ -111,5 +109,6 @@ def _note(kind: str, parcel: Parcel) -> dict[str, object]:
         "base_revision": card.revision,
         "base_sha256": card.weights_sha256,
         "max_tokens": parcel.max_tokens,
+        **({"layers": parcel.method.layers} if kind == "adapter" and parcel.method.layers else {}),
         **({"vocabulary": parcel.foundation.embedded} if parcel.foundation.grown else {}),
     }

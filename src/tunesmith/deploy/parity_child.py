@@ -1,5 +1,6 @@
 """Run in a fresh process: loads an artefact with `transformers` and `peft` alone and computes outputs of token ids."""
 
+import importlib
 import json
 import sys
 from collections.abc import Mapping
@@ -43,6 +44,8 @@ def main(work: Path) -> None:
     if request["kind"] == "adapter":
         from peft import PeftModel
 
+        if request["layers"]:
+            importlib.import_module(request["layers"])
         config = transformers.AutoConfig.from_pretrained(request["artifact"])
         base = auto.from_pretrained(request["base"], config=config, dtype=torch.float32)
         if request["vocabulary"] is not None:
@@ -60,7 +63,7 @@ def main(work: Path) -> None:
     with torch.inference_mode():
         for number, batch in batches.items():
             outputs |= {f"{number}/{name}": values for name, values in reduced(model(**batch), batch).items()}
-    assert "tunesmith" not in sys.modules
+    assert "tunesmith" not in sys.modules or (request["kind"] == "adapter" and request["layers"])
     save_file(outputs, work / "outputs.safetensors")
 
 

@@ -1,5 +1,6 @@
 """A saved model that answers rows."""
 
+import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import transformers
 from torch import nn
 
 from tunesmith import commit
-from tunesmith.batch import encoded, padding_for
+from tunesmith.batch import Encoded, encoded, padding_for
 from tunesmith.contracts import Codec, Family, Record, Task
 from tunesmith.deploy.export import FORMAT, NOTE
 from tunesmith.errors import BadRow, UserError
@@ -60,37 +61,46 @@ class Predictor:
         codec = Codec(tokenizer, Family(note["family"]), model.config)  # type: ignore[arg-type]
         return cls(folder.name, model.to(world.device).eval(), codec, task, note["max_tokens"], world)
 
-    def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        """An answer for each row, in order. Raises UserError that names the row which cannot be read."""
-        return self.answers(asked(self.task, rows))
+    def ask(self, rows: Sequence[Mapping[str, Any]], first: int = 1) -> list[Answer]:
+        """An answer for each row, in order. first: the number of the first row in messages.
+
+        Raises UserError that names the row which cannot be read.
+        """
+        return self.answers(asked(self.task, rows, first))
 
     def answers(self, records: Sequence[Record]) -> list[Answer]:
-        """An answer for each record, in order."""
+        """An answer for each record that is asked about, in order. Raises UserError for one that cannot be read."""
         if not records:
             return []
-        outputs = self.outputs(records)
+        if self.task.decoding_for(self.codec) is not None:
+            prompts = encoded(self.task.prompts(records, self.codec, self.max_tokens))
+            outputs = self._spoken(Outputs([], prompts), records)
+        else:
+            data = self.read(records)
+            for record in records:
+                if record.row in data.refused:
+                    reason = unreadable(data.refused[record.row])
+                    raise UserError(f"{record.source} {record.line}", reason, "leave it out")
+            outputs = self.outputs(data, records)
         cut: dict[int, int] = {}
         for row, count in zip(outputs.data.rows.tolist(), outputs.data.cut.tolist(), strict=True):
             cut[row] = cut.get(row, 0) + int(count)
         answers = self.task.answers(outputs, records)
         return [replace(answer, cut=cut.get(record.row, 0)) for answer, record in zip(answers, records, strict=True)]
 
-    def outputs(self, records: Sequence[Record]) -> Outputs:
-        """What the model gives for each record; of a text that is to be written, only that."""
-        run = Inference(self.world)
-        decoding = self.task.decoding_for(self.codec)
-        graded = all(record.target is not None for record in records)
-        if decoding is not None and not graded:
-            outputs = Outputs([], encoded(self.task.prompts(records, self.codec, self.max_tokens)))
-        else:
-            data = encoded(self.task.encode(records, self.codec, self.max_tokens))
-            for place, record in enumerate(records):
-                if record.row in data.refused:
-                    reason = data.refused[record.row].replace("_", " ")
-                    raise UserError(f"input {place + 1}", f"cannot be read by this model: {reason}", "leave it out")
-            padding = padding_for(self.task.columns(), self.codec.tokenizer.pad_token_id)
-            outputs = all_outputs(self.model, self.task, data, padding, run).outputs
-        return with_replies(self.model, self.task, outputs, records, Speaker(self.codec, self.max_tokens, run))
+    def read(self, records: Sequence[Record]) -> Encoded:
+        """The records as the model sees them; `refused` holds those of which it cannot."""
+        return encoded(self.task.encode(records, self.codec, self.max_tokens))
+
+    def outputs(self, data: Encoded, records: Sequence[Record]) -> Outputs:
+        """What the model gives for each of the records that `data` holds, and what it writes to them."""
+        padding = padding_for(self.task.columns(), self.codec.tokenizer.pad_token_id)
+        passed = all_outputs(self.model, self.task, data, padding, Inference(self.world))
+        return self._spoken(passed.outputs, records)
+
+    def _spoken(self, outputs: Outputs, records: Sequence[Record]) -> Outputs:
+        speaker = Speaker(self.codec, self.max_tokens, Inference(self.world))
+        return with_replies(self.model, self.task, outputs, records, speaker)
 
 
 @dataclass(frozen=True)
@@ -106,24 +116,32 @@ class Predictors:
         """The longest row in tokens that all of them read whole."""
         return min(predictor.max_tokens for predictor in self.parts.values())
 
-    def ask(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        """For each row the answers by task. Raises UserError that names the row which cannot be read."""
-        records = asked(self.task, rows)
+    def ask(self, rows: Sequence[Mapping[str, Any]], first: int = 1) -> list[Answer]:
+        """For each row the answers by task. first, and what is raised: as of one `Predictor`."""
+        records = asked(self.task, rows, first)
         own = {name: self.task.of_part(name, records) for name in self.parts}
         found = {name: (asked_of, self.parts[name].answers(asked_of)) for name, asked_of in own.items()}
         return answers_together(records, found)
 
 
-def asked(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[Record]:
-    """The rows as the task reads them without their answers. Raises UserError that names the first bad one."""
+def asked(task: Task, rows: Sequence[Mapping[str, Any]], first: int = 1) -> list[Record]:
+    """The rows as the task reads them without their answers. Raises UserError that names the first bad one.
+
+    first: the number of the first row in messages.
+    """
     records = []
     for place, row in enumerate(rows):
         try:
             inputs, _ = task.read(row, with_target=False)
         except BadRow as error:
-            raise UserError(f"input {place + 1}", str(error), "mend or leave out this row") from error
-        records.append(Record(place, "input", place + 1, inputs, None))
+            raise UserError(f"input {first + place}", str(error), "mend or leave out this row") from error
+        records.append(Record(place, "input", first + place, inputs, None))
     return records
+
+
+def unreadable(reason: str) -> str:
+    """What is said of a row that a task refuses for `reason`."""
+    return f"cannot be read by this model: {reason.replace('_', ' ')}"
 
 
 def _full(folder: Path, note: Mapping[str, Any]) -> nn.Module:
@@ -134,6 +152,8 @@ def _full(folder: Path, note: Mapping[str, Any]) -> nn.Module:
 def _adapted(folder: Path, note: Mapping[str, Any], find_base: BaseFinder) -> nn.Module:
     from peft import PeftModel
 
+    if note.get("layers", "").startswith("tunesmith."):  # a file does not say which other code is run
+        importlib.import_module(note["layers"])
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     base = _load(note["auto_class"], find_base(note["base"], note["base_revision"]), config)
     with quiet():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,8 @@ def bootstrap(predictions: Predictions, metric: Metric, *, resamples: int, level
     if metric.sums is not None and metric.value is not None:
         drawn = _drawn_sums(metric.sums(predictions), resamples, seed)
         return _interval(value, np.array([metric.value(sums) for sums in drawn]), level)
-    means = _row_values(predictions, metric)
-    found = np.array(
-        [
-            metric(predictions.take(index)) if means is None else means[index].mean()
-            for index in _draws(len(predictions), resamples, seed)
-        ]
-    )
+    draws = _draws(len(predictions), resamples, seed)
+    found = np.array([metric(predictions.take(index)) for index in draws])
     return _interval(value, found, level)
 
 
@@ -109,22 +105,12 @@ def _interval(value: float, found: NDArray[np.float64], level: float) -> Interva
     return Interval(value, float(low), float(high), level)
 
 
-def _row_values(predictions: Predictions, metric: Metric) -> NDArray[np.float64] | None:
-    """Values a row whose mean is the metric, where there are such: a fast way to the same interval."""
-    if not len(predictions):
-        return None
-    if metric.name == "accuracy" and predictions.gold.ndim == 1:
-        return np.asarray(predictions.gold == predictions.answers, dtype=np.float64)
-    if metric.name in ("mae", "mse"):
-        error: NDArray[np.float64] = np.abs(predictions.answers - predictions.gold)
-        return np.asarray((error if metric.name == "mae" else error**2).mean(axis=1))
-    return None
-
-
 def _mixed(a: Predictions, b: Predictions, swap: NDArray[np.bool_]) -> Predictions:
-    """a's answers, but b's where `swap` is set."""
-    pick = swap[:, None] if a.answers.ndim == 2 else swap
-    scores = None
-    if a.scores is not None and b.scores is not None:
-        scores = np.where(swap[:, None], b.scores, a.scores)
-    return replace(a, answers=np.where(pick, b.answers, a.answers), scores=scores)
+    """a's answers with what goes along with them, but b's where `swap` is set; what only one side has is left out."""
+
+    def mixed(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
+        return np.where(swap.reshape(-1, *(1,) * (ours.ndim - 1)), theirs, ours)
+
+    scores = None if a.scores is None or b.scores is None else mixed(a.scores, b.scores)
+    extras = {name: mixed(values, b.extras[name]) for name, values in a.extras.items() if name in b.extras}
+    return replace(a, answers=mixed(a.answers, b.answers), scores=scores, extras=extras)

@@ -16,6 +16,7 @@ from tunesmith.given import Predictions
 FEW_ROWS = 30
 """Below this an interval from resampling says little."""
 SIGNIFICANT = 0.05
+STOP = ("when to stop",)
 NAMES = {
     "untuned": "the same model before it was tuned",
     "no_answer": "never an answer",
@@ -39,11 +40,12 @@ def judge(
     seed: int,
     remarks: Sequence[str] = (),
     untuned: Predictions | None = None,
+    chosen: Sequence[str] = STOP,
 ) -> dict[str, Any]:
     """What `evaluation.json` holds: every metric, the main one's interval, tables, baselines and a verdict.
 
     remarks: what must be known of the rows to read the score rightly; they end the verdict. untuned: what the model
-    answered before it was tuned.
+    answered before it was tuned. chosen: what validation rows decided.
     """
     metric: Metric = METRICS.load(task.metrics[0])
     main = bootstrap(predictions, metric, resamples=options.resamples, level=options.level, seed=seed)
@@ -64,11 +66,12 @@ def judge(
         "higher_is_better": metric.higher_is_better,
         "metrics": metrics,
         **tables(predictions),
+        "targets": list(predictions.labels) if predictions.kind == "numbers" else None,
         "baselines": judged,
         "better_baseline": _best(judged, metric),
         "detectable": smallest_detectable(len(predictions), main.value) if metric.name == "accuracy" else None,
     }
-    return {**found, "verdict": "; ".join([verdict(found), *remarks])}
+    return {**found, "verdict": "; ".join([verdict(found, chosen), *remarks])}
 
 
 def together(parts: Mapping[str, Mapping[str, Any]], task: Task, rows: int) -> dict[str, Any]:
@@ -135,8 +138,11 @@ def baselines(
     return judged
 
 
-def verdict(found: Mapping[str, Any]) -> str:
-    """One honest sentence: the score, how sure it is, and whether it beats the better baseline."""
+def verdict(found: Mapping[str, Any], chosen: Sequence[str] = STOP) -> str:
+    """One honest sentence: the score, how sure it is, and whether it beats the better baseline.
+
+    chosen: what validation rows decided.
+    """
     name, main = found["main"], found["metrics"][found["main"]]
     if main["value"] is None:
         return f"{name} is not defined on these {found['rows']} rows"
@@ -155,8 +161,8 @@ def verdict(found: Mapping[str, Any]) -> str:
             said += (
                 f"; not shown to be better than {better['label']} (p = {'not defined' if p is None else f'{p:.2g}'})"
             )
-    if found["split"] == "validation":
-        said += "; these rows also chose when to stop, so the score is a little too good"
+    if found["split"] == "validation" and chosen:
+        said += f"; these rows also chose {' and '.join(chosen)}, so the score is a little too good"
     if found["split"] == "train":
         said += "; these are the training rows, so the score says nothing about new ones"
     if found["rows"] < FEW_ROWS:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from tunesmith.evaluate.metrics import Metric
+from tunesmith.evaluate.metrics import Metric, mean_of
 from tunesmith.given import Predictions
 
 
@@ -19,9 +19,10 @@ def _several(predictions: Predictions) -> bool:
     return predictions.gold.ndim == 2
 
 
-def _accuracy(predictions: Predictions) -> float:
+def _right(predictions: Predictions) -> NDArray[np.float64]:
+    """[N] 1 where the answer is right, of several labels a row where all are; else 0."""
     same = predictions.gold == predictions.answers
-    return float(np.mean(same.all(axis=1) if _several(predictions) else same))
+    return np.asarray(same.all(axis=1) if _several(predictions) else same, dtype=np.float64)
 
 
 def _counts(predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -62,7 +63,7 @@ def _micro_f1(predictions: Predictions) -> float:
 
 def _samples_f1(predictions: Predictions) -> float:
     if not _several(predictions):
-        return _accuracy(predictions)
+        return float(_right(predictions).mean())
     right = (predictions.gold * predictions.answers).sum(axis=1)
     both = predictions.gold.sum(axis=1) + predictions.answers.sum(axis=1)
     return float(np.divide(2.0 * right, both, out=np.zeros(len(both)), where=both > 0).mean())
@@ -115,12 +116,12 @@ def _log_loss(predictions: Predictions) -> float:
     return float(-np.log(np.maximum(right, least)).mean())
 
 
-ACCURACY = Metric("accuracy", _accuracy)
+ACCURACY = mean_of("accuracy", _right)
 MACRO_F1 = Metric("macro_f1", _macro_f1)
 MICRO_F1 = Metric("micro_f1", _micro_f1)
 WEIGHTED_F1 = Metric("weighted_f1", _weighted_f1)
 SAMPLES_F1 = Metric("samples_f1", _samples_f1)
-EXACT_MATCH = Metric("exact_match", _accuracy)
+EXACT_MATCH = mean_of("exact_match", _right)
 HAMMING_LOSS = Metric("hamming_loss", _hamming_loss, higher_is_better=False)
 MCC = Metric("mcc", _mcc)
 ROC_AUC = Metric("roc_auc", _roc_auc, needs_scores=True)

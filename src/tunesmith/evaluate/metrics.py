@@ -91,14 +91,13 @@ def find(name: str) -> Metric:
 
 
 def worth(predictions: Predictions, name: str) -> NDArray[np.float64]:
-    """[N] how good each row is by this metric as if it stood alone, more being better; 0 where that is not defined.
-
-    Raises ValueError for a metric that is not made of sums over rows.
-    """
+    """[N] how good each row is by this metric as if it stood alone, more being better; 0 where that is not defined."""
     metric = find(name)
     if metric.sums is None or metric.value is None:
-        raise ValueError(f"{name} has no value for a single row")
-    alone = np.array([metric.value(row) for row in metric.sums(predictions)], dtype=np.float64)
+        values = [metric(predictions.take(np.array([place]))) for place in range(len(predictions))]
+    else:
+        values = [metric.value(row) for row in metric.sums(predictions)]
+    alone = np.array(values, dtype=np.float64)
     return np.nan_to_num(alone if metric.higher_is_better else -alone)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from tunesmith.evaluate.metrics import Metric
+from tunesmith.evaluate.metrics import Metric, summed
 from tunesmith.given import Predictions
 
 
@@ -17,12 +17,13 @@ def _error(predictions: Predictions) -> NDArray[np.float64]:
     return difference
 
 
-def _mae(predictions: Predictions) -> float:
-    return float(np.abs(_error(predictions)).mean())
+def _by_row(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[N, 2] of errors [N, L]: their mean over the targets, and 1 for the row; an error that is not finite stays."""
+    return np.stack([errors.mean(axis=1), np.ones(len(errors))], axis=1)
 
 
-def _mse(predictions: Predictions) -> float:
-    return float((_error(predictions) ** 2).mean())
+def _mean(sums: NDArray[np.float64]) -> float:
+    return float(sums[0] / sums[1]) if sums[1] else math.nan
 
 
 def _rmse(predictions: Predictions) -> float:
@@ -53,8 +54,8 @@ def _r2(predictions: Predictions) -> float:
     return float((1 - (_error(predictions) ** 2).sum(axis=0) / spread).mean())
 
 
-MAE = Metric("mae", _mae, higher_is_better=False)
-MSE = Metric("mse", _mse, higher_is_better=False)
+MAE = summed("mae", lambda given: _by_row(np.abs(_error(given))), _mean, higher_is_better=False)
+MSE = summed("mse", lambda given: _by_row(_error(given) ** 2), _mean, higher_is_better=False)
 RMSE = Metric("rmse", _rmse, higher_is_better=False)
 PEARSON = Metric("pearson", _correlation(stats.pearsonr))
 SPEARMAN = Metric("spearman", _correlation(stats.spearmanr))

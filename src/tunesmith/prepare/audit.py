@@ -19,6 +19,7 @@ CHECKS = Catalog(
     repeats="tunesmith.prepare.audit:repeats",
     conflicts="tunesmith.prepare.audit:conflicts",
     leaks="tunesmith.prepare.audit:leaks",
+    near="tunesmith.prepare.audit:near",
     spellings="tunesmith.prepare.audit:spellings",
     header="tunesmith.prepare.audit:header",
     balance="tunesmith.prepare.audit:balance",
@@ -136,6 +137,26 @@ def leaks(splits: Splits, task: Task) -> Iterator[Finding]:
     if crossing:
         message = f"{len(crossing)} rows stand in another split too, which makes scores too good"
         yield Finding("leaks", "error", message, len(crossing), _where(crossing))
+
+
+def near(splits: Splits, task: Task) -> Iterator[Finding]:
+    """Texts that judge and differ from one to learn from by so little that they say nothing of new ones."""
+    known = {_letters(record) for record in splits["train"]}
+    exact = {text_key(record) for record in splits["train"]}
+    for name in ("validation", "test"):
+        alike = [
+            record
+            for record in splits.get(name, ())
+            if text_key(record) not in exact and any(key := _letters(record)) and key in known
+        ]
+        if alike:
+            what = "differ from a training row only by case, punctuation or white space, which makes scores too good"
+            yield Finding("near", "warning", f"{len(alike)} {name} rows {what}", len(alike), _where(alike))
+
+
+def _letters(record: Record) -> tuple[str, ...]:
+    """The inputs without what marks, spaces and capitals add."""
+    return tuple("".join(filter(str.isalnum, str(value).casefold())) for value in record.inputs.values())
 
 
 def spellings(splits: Splits, task: Task) -> Iterator[Finding]:

@@ -53,6 +53,12 @@ class Column:
         )
 
     @property
+    def is_labels(self) -> bool:
+        """Whether lists hold labels: several different ones, which come again."""
+        parts = [part for value in self.values for part in value]
+        return 2 <= len(set(parts)) <= min(MOST_LABELS, max(2, len(parts) // 2))
+
+    @property
     def numbers(self) -> tuple[float, ...]:
         return tuple(number for value in self.values if (number := number_of(value)) is not None)
 

@@ -15,6 +15,10 @@ LEVELS = ("data", "paragraphs", "qas")
 """Of a SQuAD document, from the outermost list to the questions."""
 
 
+QUESTION = "question"
+"""What is counted in such a document."""
+
+
 class _Line(NamedTuple):
     number: int
     text: str
@@ -123,17 +127,19 @@ def read_squad(found: Mapping[str, Any], name: str) -> Iterator[RawRow]:
     """A row each question of a SQuAD document, v1.1 or v2.0: of what `is_squad` says yes to.
 
     Fields: id, title, context, question, answers {text: […], start: […]}, is_impossible. The row's line is the
-    question's number in the document. What has another form is a row with a problem that says where it lies.
+    question's number in the document, which its unit says. What has another form is a row with a problem that says
+    where it lies.
     Source: Rajpurkar et al. 2016, arXiv:1606.05250; 2018, arXiv:1806.03822.
     """
     for number, (where, found_there) in enumerate(_questions(found, ()), start=1):
         if isinstance(found_there, str):
-            yield RawRow(name, number, {}, f"{where}: {found_there}")
+            yield RawRow(name, number, {}, f"{where}: {found_there}", QUESTION)
             continue
         article, paragraph, question = found_there
         answers = question.get("answers", [])
         if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
-            yield RawRow(name, number, {}, f"{where}.answers: found {shown(answers)}, expected a list of objects")
+            problem = f"{where}.answers: found {shown(answers)}, expected a list of objects"
+            yield RawRow(name, number, {}, problem, QUESTION)
             continue
         fields = {
             "id": question.get("id"),
@@ -146,7 +152,7 @@ def read_squad(found: Mapping[str, Any], name: str) -> Iterator[RawRow]:
             },
             "is_impossible": question.get("is_impossible", False),
         }
-        yield RawRow(name, number, fields)
+        yield RawRow(name, number, fields, unit=QUESTION)
 
 
 def _questions(

@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tunesmith.contracts import Corpus, Finding, Ledger, Record, Task
 from tunesmith.errors import BadRow, UserError, nearest, shown
+from tunesmith.options import with_paths
 from tunesmith.prepare.audit import audit
 from tunesmith.prepare.options import DataOptions
 from tunesmith.prepare.sources import RawRow, file_name, read_source, source_files
@@ -29,13 +30,15 @@ class _Tally:
     skipped: list[dict[str, Any]] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
+    units: dict[str, str] = field(default_factory=dict)
+    """What the numbers of a source's rows count, such as lines."""
 
     def refuse(self, source: str, line: int, reason: str, detail: str) -> None:
         """A row that cannot be used: counted as skipped, or kept for the message that ends the run."""
         self.reasons[reason] += 1
         self.skipped.append({"source": source, "line": line, "reason": reason, "detail": detail})
         if len(self.bad) < SHOWN_BAD_ROWS:
-            self.bad.append(f"{source}, line {line}: {detail}")
+            self.bad.append(f"{source}, {self.units.get(source, 'line')} {line}: {detail}")
 
     def drop(self, record: Record, reason: str) -> None:
         """A usable row that is left out for a good reason; never an error."""
@@ -71,6 +74,7 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
         if isinstance(value, str):
             splits[name] = _records((value,), options, task, base, tally)
     tally.settle()
+    own = _own_sources(splits, tally)
     _keep_apart(splits, tally)
     shares = {
         n: v for n, v in (("validation", options.validation), ("test", options.test)) if isinstance(v, float) and v
@@ -79,7 +83,7 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
     parts = divide(records, [task.stratum(record) for record in records], shares, seed)
     splits |= {name: [records[place] for place in places] for name, places in parts.items()}
     _require_rows(splits["train"], tally)
-    learned = _learned(task, splits["train"], tally)
+    learned = _learned(with_paths(task, lambda path: str(base / Path(path).expanduser())), splits["train"], tally)
     before = {name: len(rows) for name, rows in splits.items()}
     splits = {name: _checked(rows, learned, tally) for name, rows in splits.items()}
     unjudged = {name: before[name] - len(rows) for name, rows in splits.items() if len(rows) < before[name]}
@@ -90,6 +94,7 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
         for name in shares
         if not splits[name]
     ]
+    empty += [_nothing_left(name, tally, sources) for name, sources in own.items() if not splits[name]]
     splits = {name: rows for name, rows in splits.items() if rows}
     ways = {name: len(rows) for name, rows in splits.items()}
     ways |= {f"skipped:{reason}": n for reason, n in Counter(row["reason"] for row in tally.skipped).items()}
@@ -100,11 +105,24 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
         Ledger(dict(tally.read), ways),
         tuple(empty),
         files,
-        _fingerprint(files, task, splits),
+        _fingerprint(files, with_paths(task, lambda path: _content(base / Path(path).expanduser())), splits),
         tuple(tally.skipped),
         unjudged,
     )
     return replace(corpus, findings=(*corpus.findings, *audit(corpus)))
+
+
+def _own_sources(splits: Mapping[str, Sequence[Record]], tally: _Tally) -> dict[str, set[str]]:
+    """The sources of each split that has files of its own. Raises UserError where these hold no usable row."""
+    for name, records in splits.items():
+        if name != "train" and not records:
+            raise UserError(f"data.{name}", f"holds no usable rows{_left_out(tally)}", "mend them, or name another")
+    return {name: {record.source for record in records} for name, records in splits.items() if name != "train"}
+
+
+def _nothing_left(name: str, tally: _Tally, sources: Container[str]) -> Finding:
+    why = _counted(row["reason"] for row in tally.skipped if row["source"] in sources)
+    return Finding("split", "warning", f"no row of data.{name} is left ({why}), so nothing is judged by it")
 
 
 def without(corpus: Corpus, refused: Mapping[str, Mapping[int, str]]) -> Corpus:
@@ -125,12 +143,17 @@ def without(corpus: Corpus, refused: Mapping[str, Mapping[int, str]]) -> Corpus:
         splits[name] = [record for record in records if record.row not in reasons]
     _require_rows(splits["train"], tally)
     unjudged = {name: corpus.unjudged.get(name, 0) + len(refused.get(name, ())) for name in corpus.splits}
+    findings = list(corpus.findings)
+    for name in (name for name, rows in splits.items() if not rows):
+        why = _counted(refused[name].values())
+        findings.append(Finding("split", "warning", f"the model can read no {name} row ({why})"))
     splits = {name: rows for name, rows in splits.items() if rows}
     ways = {name: len(rows) for name, rows in splits.items()}
     ways |= {f"skipped:{reason}": n for reason, n in Counter(row["reason"] for row in tally.skipped).items()}
     ledger = Ledger(corpus.ledger.read, ways)
     kept = {name: count for name, count in unjudged.items() if count}
-    return replace(corpus, splits=splits, ledger=ledger, skipped=tuple(tally.skipped), unjudged=kept)
+    told: dict[str, Any] = {"findings": tuple(findings), "skipped": tuple(tally.skipped), "unjudged": kept}
+    return replace(corpus, splits=splits, ledger=ledger, **told)
 
 
 def _require_rows(records: Sequence[Record], tally: _Tally) -> None:
@@ -167,6 +190,7 @@ def _records(sources: Iterable[str], options: DataOptions, task: Task, base: Pat
                 break
             columns.update(raw.fields)
             tally.read[raw.source] += 1
+            tally.units[raw.source] = raw.unit
             record = _record(raw, rows, options, task, tally)
             rows += 1
             if record is not None:
@@ -244,10 +268,26 @@ def file_hashes(options: DataOptions, base: Path) -> dict[str, str]:
     return found
 
 
+def _content(path: Path) -> str:
+    """What tells a file apart wherever it lies."""
+    if not path.is_file():
+        return path.name
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _fingerprint(files: dict[str, str], task: Any, splits: dict[str, list[Record]]) -> str:
-    digest = hashlib.sha256(json.dumps([sorted(files.values()), task.model_dump(mode="json")], sort_keys=True).encode())
+    """What was learned from: how texts are generated from the tuned model is no part of it."""
+    options = _without_decoding(task.model_dump(mode="json"))
+    digest = hashlib.sha256(json.dumps([sorted(files.values()), options], sort_keys=True).encode())
     for name, records in sorted(splits.items()):
         digest.update(name.encode())
         for record in records:
             digest.update(f"{record.row} {dict(record.inputs)!r} {record.target!r}\n".encode())
     return digest.hexdigest()
+
+
+def _without_decoding(options: Any) -> Any:
+    if not isinstance(options, dict):
+        return options
+    return {key: _without_decoding(value) for key, value in options.items() if key != "decoding"}

@@ -9,14 +9,28 @@ from typing import Any
 from tunesmith.errors import UserError, named, shown
 from tunesmith.prepare.columns import Column
 from tunesmith.prepare.layouts import BY_COLUMNS, as_asked, by_names
-from tunesmith.prepare.sources import read_source
+from tunesmith.prepare.sources import is_plain_text, read_source
 
 ROWS_LOOKED_AT = 1000
 KINDS = ("classification", "regression")
 """Of tasks that columns are judged for."""
+KNOWN = (*KINDS, "prompted", *BY_COLUMNS)
+"""Of tasks that one data file can be for."""
 ORDINAL = 10
 """Whole numbers with at most this many different values are taken for classes."""
-TEXT_NAMES = ("text", "sentence", "review", "message", "content", "body", "question", "comment", "description", "title")
+TEXT_NAMES = (
+    "text",
+    "input",
+    "sentence",
+    "review",
+    "message",
+    "content",
+    "body",
+    "question",
+    "comment",
+    "description",
+    "title",
+)
 PAIR_NAMES = (
     ("text_a", "text_b"),
     ("sentence1", "sentence2"),
@@ -24,7 +38,19 @@ PAIR_NAMES = (
     ("question1", "question2"),
     ("text", "text_pair"),
 )
-LABEL_NAMES = ("label", "labels", "class", "category", "intent", "sentiment", "target", "topic", "kategorie", "tag")
+LABEL_NAMES = (
+    "label",
+    "labels",
+    "class",
+    "category",
+    "intent",
+    "sentiment",
+    "target",
+    "topic",
+    "kategorie",
+    "tag",
+    "output",
+)
 SCORE_NAMES = ("score", "rating", "stars", "similarity", "target", "urgency", "value")
 
 
@@ -41,7 +67,8 @@ class Detection:
 def detect(path: Path, kind: str | None = None) -> Detection:
     """What the rows of `path` can be used to learn. kind: of task that is wanted, whatever the rows look like.
 
-    Tasks with columns of their own are known by the names of these; all others are judged by text and answer.
+    Tasks with columns of their own are known by the names of these; all others are judged by text and answer. The kind
+    that is wanted is the one that is found.
     Raises UserError when there is no text, or nothing to learn, unless a task of another kind is wanted: what that one
     needs is not known here.
     """
@@ -64,24 +91,28 @@ def detect(path: Path, kind: str | None = None) -> Detection:
         layout = by_names(columns) if kind is None else as_asked(kind, columns, texts)
         if layout is not None:
             return Detection(len(rows), layout.kind, layout.options, (looked_at, *unread, layout.why))
+    if kind is None and is_plain_text(str(path), Path()):
+        return Detection(len(rows), "language", {"text": "text"}, (looked_at, *unread, "language: a text a line"))
     rest = [column for column in columns if column not in texts and not _is_identity(column)]
     found = _target(rest, kind) or _likeliest(rest, kind)
     own = None if kind in KINDS else kind
+    asked = f"; or name what is to be learned with --task KIND ({', '.join(KNOWN)})" if kind is None else ""
     if not texts and (own is None or own in BY_COLUMNS):
-        raise UserError(named(path), "has no column of texts", f"its columns: {there}")
+        raise UserError(named(path), "has no column of texts", f"its columns: {there}{asked}")
     if found is None and own is None:
         reasons = "".join(f"; {reason}" for column in rest if (reason := _unfit(column)))
         what = "has no column that looks like a label or a number to learn"
-        raise UserError(named(path), what, f"its columns: {there}{reasons}")
+        raise UserError(named(path), what, f"its columns: {there}{reasons}{asked}")
     options: dict[str, Any] = {key: text.name for key, text in zip(("text", "text_b"), texts, strict=False)}
     notes = [looked_at, *_seen(texts), *unread]
     if found is None:
         return Detection(len(rows), str(own), options, tuple(notes))
-    kind, target, why = found
-    options["target" if kind == "regression" else "label"] = target.name
-    if kind == "classification" and target.is_list:
+    seen, target, why = found
+    options["target" if (kind or seen) == "regression" else "label"] = target.name
+    if (kind or seen) == "classification" and target.is_list:
         options["multi_label"] = True
-    return Detection(len(rows), kind, options, (*notes, why))
+    said = () if kind in (None, seen) else (f"task: {kind}, as you say, instead of {seen}",)
+    return Detection(len(rows), kind or seen, options, (*notes, why, *said))
 
 
 def _prompted(found: Detection) -> Detection:
@@ -95,7 +126,7 @@ def _prompted(found: Detection) -> Detection:
 def _rows(path: Path) -> tuple[list[Mapping[str, Any]], list[str]]:
     """The first rows, and of those that cannot be read where each is and why."""
     found = list(islice(read_source(str(path), Path()), ROWS_LOOKED_AT))
-    bad = [f"{named(row.source)}, line {row.line}: {row.problem}" for row in found if row.problem is not None]
+    bad = [f"{named(row.where)}: {row.problem}" for row in found if row.problem is not None]
     if len(bad) == len(found):
         raise UserError(named(path), "holds no readable rows", (*bad, "a data file needs rows below its header")[0])
     return [row.fields for row in found if row.problem is None], bad
@@ -142,11 +173,11 @@ def _target(columns: Sequence[Column], wanted: str | None) -> tuple[str, Column,
     """What to learn of which column, and why it was taken for that. No names are taken where numbers are wanted."""
     for column in sorted((column for column in columns if column.is_filled), key=_rank):
         name = shown(column.name)
-        if column.is_list:
+        if column.is_list and column.is_labels:
             return "classification", column, f"labels: {name} holds lists, so a row may have several labels"
         if column.is_number:
             whole = all(number.is_integer() for number in column.numbers)
-            if whole and column.different <= ORDINAL:
+            if whole and 2 <= column.different <= ORDINAL:
                 why = f"label: {name} holds {column.different} different whole numbers, taken for classes"
                 return "classification", column, f"{why}; for a scale use `kind: regression` with `target`"
             if column.different > 2:
@@ -186,6 +217,8 @@ def _unfit(column: Column, wanted: str | None = None) -> str:
         return f"{name} is empty in most rows"
     if column.different == 1:
         return f"{name} always holds {shown(column.values[0])}"
+    if any(isinstance(value, list | dict) for value in column.values):
+        return f"{name} holds lists or objects of no known form"
     if column.has_commas:
         return f"{name} holds numbers with commas, write them like 1234.5"
     if wanted == "regression" and not column.is_number:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tunesmith import commit
 from tunesmith.batch import IGNORED, Encoded, Ragged, encoded
 from tunesmith.contracts import Codec, Corpus, Record, Task
+from tunesmith.options import with_paths
 from tunesmith.world import World
 
 CHUNK = 2000
@@ -54,15 +55,19 @@ def cache_key(corpus: Corpus, codec: Codec, max_tokens: int) -> str:
         {name: str(value) for name, value in tokenizer.special_tokens_map.items()},
         tokenizer.model_input_names,
         tokenizer.chat_template,
-        corpus.task.model_dump(mode="json"),  # type: ignore[attr-defined]  # every task is a set of options
-        type(corpus.task).__qualname__,
-        corpus.task.version,
+        with_paths(corpus.task, lambda path: "").model_dump(mode="json"),  # type: ignore[attr-defined]  # tasks are options
+        [_identity(corpus.task), *({name: _identity(part)} for name, part in corpus.task.parts.items())],
         max_tokens,
         str(codec.family),
         {name: getattr(codec.config, name, None) for name in READ_BY_TASKS},
         version("tunesmith"),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _identity(task: Task) -> tuple[str, str, int]:
+    """Which code encodes the rows of a task: two packages may call theirs the same."""
+    return type(task).__module__, type(task).__qualname__, task.version
 
 
 def _encode(records: Sequence[Record], task: Task, codec: Codec, max_tokens: int) -> Encoded:
@@ -72,15 +77,20 @@ def _encode(records: Sequence[Record], task: Task, codec: Codec, max_tokens: int
     ]
     refused = {row: reason for part in found for row, reason in part.refused.items()}
     parts = [part for part in found if len(part)] or found[:1]
-    columns = {name: _joined([part.columns[name] for part in parts]) for name in parts[0].columns}
+    names = dict.fromkeys(name for part in parts for name in part.columns)
+    columns = {name: _joined(name, parts) for name in names}
     rows, cut = np.concatenate([p.rows for p in parts]), np.concatenate([p.cut for p in parts])
     return Encoded(columns, rows, cut, refused)
 
 
-def _joined(parts: Sequence[Ragged]) -> Ragged:
-    lengths = np.concatenate([part.lengths for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Ragged(np.concatenate([part.values for part in parts]), offsets)
+def _joined(name: str, parts: Sequence[Encoded]) -> Ragged:
+    """A column of all parts; rows of a part that lacks it, since none is for a task that has it, are empty in it."""
+    values = [part.columns[name].values for part in parts if name in part.columns]
+    lengths = [
+        part.columns[name].lengths if name in part.columns else np.zeros(len(part), dtype=np.int64) for part in parts
+    ]
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    return Ragged(np.concatenate(values), offsets)
 
 
 def _store(folder: Path, splits: Mapping[str, Encoded]) -> None:

@@ -20,8 +20,31 @@ BY_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "language": ("text",),
 }
 """The columns that each of these tasks looks for when nothing else is said, by its own options' names."""
+PAIRS = (
+    ("source", "target"),
+    ("source", "targets"),
+    ("input", "output"),
+    ("article", "highlights"),
+    ("article", "summary"),
+    ("document", "summary"),
+    ("dialogue", "summary"),
+)
+"""Columns of a text and of one that is written from it."""
+QUESTION, ANSWER = "question", "answer"
+"""The same of questions that no text stands beside."""
+LANGUAGES = re.compile(
+    "ar|bg|cs|da|de|el|en|es|et|fa|fi|fr|he|hi|hr|hu|it|ja|ko|lt|lv|nl|pl|pt|ro|ru|sk|sv|tr|uk|vi|zh"
+)
+"""Codes of languages that name the columns of a text and its translation; none that is a word for something else."""
+CONTEXTS = ("context", "article", "passage")
+QUESTIONS, CHOICES = ("question", "ctx"), ("choices", "options", "endings")
+ANSWERS = ("answer", "answerkey", "label")
+TAGS = ("tags", "ner_tags", "labels")
+SPANS = ("spans", "entities", "ents", "label", "labels")
 REPLIES = (("prompt", "completion", "prompt"), ("instruction", "output", "alpaca"))
 """Columns of what is asked and answered, and what the chat task calls rows of that form."""
+MARK_OF_REPLIES = "\n\nAssistant:"
+"""What stands before a reply where a conversation is one text (HH-RLHF)."""
 MARK = re.compile(r"\[\[[^\[\]|]+\|[^\[\]]+\]\]")
 
 
@@ -75,11 +98,22 @@ def _of(kind: str, why: str, **options: Column | str | None) -> Layout:
     return Layout(kind, f"{kind}: {why}", {key: value for key, value in given.items() if value is not None})
 
 
+def _first(there: Named, names: Iterable[str]) -> Column | None:
+    """The first of these columns that is there."""
+    return next((there[name] for name in names if name in there), None)
+
+
 def _preference(there: Named) -> Layout | None:
-    prompt = there.get("prompt")
+    prompt, chosen, rejected = there.get("prompt"), there.get("chosen"), there.get("rejected")
+    if prompt is None and chosen is not None and rejected is not None:
+        if not (_hold_prompts(chosen) and _hold_prompts(rejected)):
+            return None
+        why = (
+            f"{shown(chosen.name)} and {shown(rejected.name)} begin with a prompt and end with a good and a worse reply"
+        )
+        return _of("preference", why, chosen=chosen, rejected=rejected)
     if prompt is None or not (prompt.is_text or all(map(_are_messages, prompt.values))):
         return None
-    chosen, rejected = there.get("chosen"), there.get("rejected")
     if chosen is not None and rejected is not None and all(_are_replies(one, prompt) for one in (chosen, rejected)):
         why = f"a reply in {shown(chosen.name)} and a worse one in {shown(rejected.name)} to each {shown(prompt.name)}"
         return _of("preference", why, prompt=prompt, chosen=chosen, rejected=rejected)
@@ -93,20 +127,33 @@ def _preference(there: Named) -> Layout | None:
 
 
 def _are_replies(column: Column, prompt: Column) -> bool:
-    """Whether these are texts, or to prompts that are messages such, too."""
-    return column.is_text or (not prompt.is_text and all(map(_are_messages, column.values)))
+    """Whether these are texts, or messages to prompts that are messages or stand before the replies."""
+    messages = all(map(_are_messages, column.values))
+    return column.is_text or (messages and (not prompt.is_text or _hold_prompts(column)))
+
+
+def _hold_prompts(column: Column) -> bool:
+    """Whether prompts stand before the replies: as messages, or in HH-RLHF's form."""
+    if column.is_text:
+        return all(MARK_OF_REPLIES in value for value in column.values)
+    return all(_are_messages(value) and len(value) > 1 for value in column.values)
 
 
 def _choice(there: Named) -> Layout | None:
-    if not all(name in there for name in BY_COLUMNS["multiple_choice"]):
+    question, choices, answer = (_first(there, names) for names in (QUESTIONS, CHOICES, ANSWERS))
+    if question is None or choices is None or answer is None:
         return None
-    question, choices, answer = (there[name] for name in BY_COLUMNS["multiple_choice"])
-    if not question.is_text or not choices.is_list:
+    if not question.is_text or not (choices.is_list or all(map(_are_labelled, choices.values))):
         return None
-    context = there.get("context")
+    context = _first(there, CONTEXTS)
     context = context if context is not None and context.is_text else None
     why = f"{shown(answer.name)} is one of the answers in {shown(choices.name)}"
     return _of("multiple_choice", why, question=question, context=context, choices=choices, answer=answer)
+
+
+def _are_labelled(value: Any) -> bool:
+    """Whether these are answers with what each is called, as ARC has them."""
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), list) for key in ("text", "label"))
 
 
 def _answers(there: Named) -> Layout | None:
@@ -120,12 +167,15 @@ def _answers(there: Named) -> Layout | None:
 
 
 def _entities(there: Named) -> Layout | None:
-    tokens, tags = there.get("tokens"), there.get("tags")
+    tokens, tags = there.get("tokens"), _first(there, TAGS)
+    if tokens is not None and tags is not None and tokens.is_list and all(map(_are_numbers, tags.values)):
+        why = f"{shown(tags.name)} has a number for each of {shown(tokens.name)}: name the tags in task.tag_names"
+        return _of("ner", why, tokens=tokens, tags=tags)
     if tokens is not None and tags is not None and tokens.is_list and tags.is_list:
         scheme = scheme_of(tags.values)
         why = f"{shown(tags.name)} has a tag for each of {shown(tokens.name)}, in the scheme {scheme}"
         return _of("ner", why, tokens=tokens, tags=tags, scheme=None if scheme == "IOB2" else scheme)
-    text, spans = there.get("text"), there.get("spans", there.get("entities"))
+    text, spans = there.get("text"), _first(there, SPANS)
     if text is None or spans is None or not text.is_text or not all(map(_are_spans, spans.values)):
         return None
     why = f"{shown(spans.name)} are parts of {shown(text.name)}"
@@ -139,7 +189,12 @@ def _are_spans(value: Any) -> bool:
 def _is_span(value: Any) -> bool:
     if isinstance(value, Mapping):
         return {"start", "end", "label"} <= set(value)
-    return isinstance(value, list) and len(value) == 3
+    places = value[:2] if isinstance(value, list) and len(value) == 3 else ()
+    return bool(places) and all(isinstance(place, int) for place in places) and isinstance(value[2], str)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, int) for part in value)
 
 
 def _conversation(there: Named) -> Layout | None:
@@ -160,11 +215,14 @@ def _are_messages(value: Any) -> bool:
 
 
 def _pair(there: Named) -> Layout | None:
-    source, target = there.get("source"), there.get("target", there.get("targets"))
-    if source is None or target is None or not source.is_text or not (target.is_text or target.is_list):
-        return None
-    why = f"{shown(target.name)} is written from {shown(source.name)}"
-    return _of("generation", why, source=source, target=target)
+    alone = () if _first(there, CONTEXTS) is not None else ((QUESTION, ANSWER),)
+    spoken = tuple(name for name in there if LANGUAGES.fullmatch(name) and there[name].is_text)
+    for first, second in (*PAIRS, *alone, *((spoken,) if len(spoken) == 2 else ())):
+        source, target = there.get(first), there.get(second)
+        if source is not None and target is not None and source.is_text and (target.is_text or target.is_list):
+            why = f"{shown(target.name)} is written from {shown(source.name)}"
+            return _of("generation", why, source=source, target=target)
+    return None
 
 
 def _program(there: Named) -> Layout | None:

@@ -9,7 +9,7 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,10 @@ BOM = b"\xef\xbb\xbf"
 UNREADABLE = (OSError, EOFError, zlib.error)
 """What reading raises when a disk fails, or a compressed file is cut off or damaged."""
 AS_UTF8 = "save it as UTF-8, such as with iconv -f latin1 -t utf-8"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+HEAD = 4096
+"""Bytes that are looked at to tell UTF-16 from UTF-8."""
+NUL = "holds a NUL character"
 PLAIN = ".txt"
 """Of files with a text a line; beside other data files they tell about the data and are none."""
 HALF_A_PAIR = "holds half of a character pair (a lone surrogate)"
@@ -30,12 +34,20 @@ HALF_A_PAIR = "holds half of a character pair (a lone surrogate)"
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """One row as it stands in a file. problem: why it cannot be read; its fields are then empty."""
+    """One row as it stands in a file. problem: why it cannot be read; its fields are then empty.
+
+    line: its number in the file, of what `unit` says.
+    """
 
     source: str
     line: int
     fields: Mapping[str, Any]
     problem: str | None = None
+    unit: str = "line"
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}, {self.unit} {self.line}"
 
 
 def read_source(spec: str, base: Path) -> Iterator[RawRow]:
@@ -51,6 +63,7 @@ def read_source(spec: str, base: Path) -> Iterator[RawRow]:
         yield from _saved_data_set(path, spec)
         return
     for file in source_files(spec, base):
+        _require_bytes(file, file_name(file, base))
         yield from _READERS[_kind(file)](file, file_name(file, base))
 
 
@@ -63,6 +76,12 @@ def source_files(spec: str, base: Path) -> list[Path]:
         return _folder(path, spec)
     _check(path, spec)
     return [path]
+
+
+def is_plain_text(spec: str, base: Path) -> bool:
+    """Whether a source holds a text a line and nothing else."""
+    files = source_files(spec, base)
+    return bool(files) and all(_kind(file) == PLAIN for file in files)
 
 
 def file_name(path: Path, base: Path) -> str:
@@ -117,6 +136,20 @@ def _open(path: Path) -> IO[bytes]:
         raise UserError(path.name, f"cannot be read ({error.strerror})", "may it be read by you?") from error
 
 
+def _require_bytes(path: Path, name: str) -> None:
+    """Refuses text that has two bytes a character, which would be read as one row of nonsense."""
+    if _kind(path) == ".parquet":
+        return
+    try:
+        with _open(path) as file:
+            head = file.read(HEAD)
+    except UNREADABLE:  # as its reader will say
+        return
+    every_other = max(head[::2].count(0), head[1::2].count(0))
+    if head.startswith(UTF16) or 4 * every_other > len(head):
+        raise UserError(name, "is UTF-16 text", "save it as UTF-8, such as with iconv -f utf-16 -t utf-8")
+
+
 def _lines(path: Path, name: str) -> Iterator[bytes]:
     """The lines of a file, without a byte order mark."""
     with _open(path) as file:
@@ -151,7 +184,7 @@ def _texts(path: Path, name: str) -> Iterator[RawRow]:
             yield RawRow(name, number, {}, f"byte {error.start + 1} is not UTF-8; {AS_UTF8}")
             continue
         if "\0" in text:
-            yield RawRow(name, number, {}, "holds a NUL character")
+            yield RawRow(name, number, {}, NUL)
         elif text.strip():
             yield RawRow(name, number, {"text": text})
 
@@ -176,17 +209,24 @@ def _json_row(line: bytes, name: str, number: int) -> RawRow:
         return RawRow(name, number, {}, "nested too deeply")
     if not isinstance(fields, dict):
         return RawRow(name, number, {}, f"found {shown(fields)}, expected an object with named fields")
-    if "\\ud" in text.lower() and _has_lone_surrogate(fields):
-        return RawRow(name, number, {}, HALF_A_PAIR)
+    if "\\ud" in text.lower() or "\\u0000" in text:
+        return _whole(RawRow(name, number, fields))
     return RawRow(name, number, fields)
 
 
-def _has_lone_surrogate(fields: Mapping[str, Any]) -> bool:
+def _whole(row: RawRow) -> RawRow:
+    """The row, or one with a problem where a text of it cannot be used."""
     try:
-        json.dumps(fields, ensure_ascii=False).encode()
+        text = json.dumps(row.fields, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return replace(row, fields={}, problem=HALF_A_PAIR)
+    return replace(row, fields={}, problem=NUL) if b"\\u0000" in text and _holds_nul(row.fields) else row
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_nul(part) for pair in value.items() for part in pair)
+    return any(map(_holds_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
 
 
 def _json(path: Path, name: str) -> Iterator[RawRow]:
@@ -203,7 +243,7 @@ def _json(path: Path, name: str) -> Iterator[RawRow]:
             raise UserError(name, f"cannot be read ({error})", "is the file complete?") from error
     if is_squad(found):
         for row in read_squad(found, name):
-            yield RawRow(name, row.line, {}, HALF_A_PAIR) if _has_lone_surrogate(row.fields) else row
+            yield _whole(row)
         return
     if isinstance(found, dict):
         lists = [value for value in found.values() if isinstance(value, list)]
@@ -213,10 +253,8 @@ def _json(path: Path, name: str) -> Iterator[RawRow]:
     for number, fields in enumerate(found, start=1):
         if not isinstance(fields, dict):
             yield RawRow(name, number, {}, f"found {shown(fields)}, expected an object with named fields")
-        elif _has_lone_surrogate(fields):
-            yield RawRow(name, number, {}, HALF_A_PAIR)
         else:
-            yield RawRow(name, number, fields)
+            yield _whole(RawRow(name, number, fields))
 
 
 def _separated(path: Path, name: str) -> Iterator[RawRow]:
@@ -276,7 +314,7 @@ def _cells(rows: Any, header: list[str], name: str) -> Iterator[RawRow]:
         if len(cells) != len(header):
             yield RawRow(name, line, {}, f"found {len(cells)} cells, expected {len(header)}")
         elif any("\0" in cell for cell in cells):
-            yield RawRow(name, line, {}, "holds a NUL character")
+            yield RawRow(name, line, {}, NUL)
         else:
             yield RawRow(name, line, dict(zip(header, cells, strict=True)))
 

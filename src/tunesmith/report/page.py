@@ -81,7 +81,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         "cost": _json(folder, "cost.json"),
         "deploy": _json(folder, "deploy.json"),
         "curves": curves(journal, main),
-        "results": _results(evaluation, predictions, yaml.safe_load(recipe)["task"] if recipe else {}),
+        "results": _results(evaluation, predictions),
         "end": ends[-1] if ends else None,
         "lengths": _lengths(audit),
         "not_measured": [what for what in NOT_MEASURED if what != FORGOTTEN or "general" not in (evaluation or {})],
@@ -89,22 +89,19 @@ def _facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _results(
-    evaluation: Mapping[str, Any] | None, predictions: Sequence[Mapping[str, Any]], task: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _results(evaluation: Mapping[str, Any] | None, predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What was measured, and rows to look at; of several tasks, of each under its name."""
     parts = (evaluation or {}).get("parts") or {"": evaluation}
     found = []
     for name, judged in parts.items():
         rows = [row for row in predictions if row.get("part", "") == name]
-        own = task.get("tasks", {}).get(name, {}) if name else task
         found.append(
             {
                 "title": f"{name}: " if name else "",
                 "evaluation": judged,
                 "ranges": _ranges(judged),
                 "confusion": _heat(judged),
-                "fits": _fits(rows, own),
+                "fits": _fits(rows, judged),
                 "texts": texts(rows),
                 "worst": worst(rows),
             }
@@ -174,22 +171,23 @@ def _heat(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _fits(predictions: Sequence[Mapping[str, Any]], task: Mapping[str, Any]) -> list[Markup]:
+def _fits(predictions: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any] | None) -> list[Markup]:
     """For numbers: answers over gold of each target, and how the errors are spread."""
     rows = [row for row in predictions if row.get("error") is not None]
-    if not rows or not task:
+    if not rows:
         return []
-    target = task.get("target", "score")
-    names = [target] if isinstance(target, str) else list(target)
-    plots = []
-    errors: list[float] = []
-    for place, name in enumerate(names):
-        gold = [float(row["gold"][place]) for row in rows]
-        given = [float(row["answer"] if len(names) == 1 else row["answer"][name]) for row in rows]
-        errors += [a - g for a, g in zip(given, gold, strict=True)]
-        plots.append(scatter(gold, given, visible(name)))
+    gold, given = (np.array([_values(row[key]) for row in rows], dtype=np.float64) for key in ("gold", "answer"))
+    answer = rows[0]["answer"]
+    names = list(answer) if isinstance(answer, Mapping) else (evaluation or {}).get("targets") or ["answer"]
+    plots = [scatter(right, own, visible(name)) for right, own, name in zip(gold.T, given.T, names, strict=True)]
+    errors = given - gold
     counts, edges = np.histogram(errors, bins=21)
     return [*plots, histogram(edges.tolist(), counts.tolist(), "answered minus right")]
+
+
+def _values(found: Any) -> list[float]:
+    """The numbers that a row has as its answer or as what is right: by target, in a list, or one alone."""
+    return list(found.values()) if isinstance(found, Mapping) else found if isinstance(found, list) else [found]
 
 
 def number(value: float | None) -> str:

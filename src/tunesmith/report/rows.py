@@ -58,7 +58,7 @@ def right(row: Mapping[str, Any]) -> str:
     gold, scores = row["gold"], list(row.get("scores") or {})
     if isinstance(gold, bool) or not isinstance(gold, list | int):
         return _value(gold)
-    if isinstance(gold, int):  # a choice by its place
+    if isinstance(gold, int):  # a choice by its place, which scores keep
         return scores[gold] if gold < len(scores) else str(gold)
     if not gold:
         return NO_ANSWER if isinstance(row["answer"], Mapping) else "none"

@@ -53,9 +53,78 @@ def load_model(
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(str(foundation.folder), str(error).splitlines()[0], "are the weights complete?") from error
     _require_backbone(model, found, foundation)
+    _require_finite(model, foundation)
     _grow(model, foundation)
     _let_padding_learn(model, foundation)
-    return Loaded(model, _head(model, found["missing_keys"], auto_class), _notes(model, found))
+    new, known = _head(model, found["missing_keys"], auto_class), _fit_labels(model, found, foundation, head)
+    return Loaded(model, new, (*_notes(model, found), *known))
+
+
+def _fit_labels(
+    model: PreTrainedModel, found: Mapping[str, Any], foundation: Foundation, head: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Makes the output layer that came with the model mean the task's labels; what was done, to be told.
+
+    Its rows are put into the order of the task's names. Where it was made for other names, or for numbers of a scale
+    that is not known, it is drawn anew.
+    """
+    names = [str(name) for name in dict(head.get("id2label", {})).values()]
+    layer = _output_layer(model, len(names)) if names else None
+    if layer is None or f"{layer}.weight" in {*found["missing_keys"], *found["mismatched_keys"]}:
+        return ()
+    labels: Mapping[Any, str] = foundation.config.id2label or {}
+    held = [str(labels[place]) for place in sorted(labels)]
+    numbers = "regression" in (head.get("problem_type"), foundation.config.problem_type)
+    order = None if numbers else _order(held, names)
+    output: Any = model.get_submodule(layer)
+    if order is None:
+        for parameter in output.parameters():
+            parameter._is_hf_initialized = False
+        model._init_weights(output)  # type: ignore[no-untyped-call]  # how its class draws it
+        return (f"{layer} was made for {_some(held)}, and is drawn anew",)
+    with torch.no_grad():
+        for parameter in output.parameters():
+            parameter.copy_(parameter[order].clone())
+    moved = "" if order == sorted(order) else ", put into the task's order"
+    return (f"{layer} came with the model and knows the labels {_some(names)}{moved}",)
+
+
+def _output_layer(model: PreTrainedModel, labels: int) -> str | None:
+    """The name of the last linear layer beside the pre-trained part, where it has a row for each label."""
+    inside = f"{model.base_model_prefix}."
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(inside) and not re.search(r"\.\d+\.", name)
+    ]
+    last = model.get_submodule(layers[-1]) if layers else None
+    return layers[-1] if isinstance(last, nn.Linear) and last.out_features == labels else None
+
+
+def _order(held: Sequence[str], names: Sequence[str]) -> list[int] | None:
+    """For each of the task's labels the row that stands for it; None where a name is not held."""
+    known = {_plain(name): place for place, name in enumerate(held)}
+    found = [known.get(_plain(name)) for name in names]
+    rows = [place for place in found if place is not None]
+    return rows if len(set(rows)) == len(names) == len(held) else None
+
+
+def _plain(name: str) -> str:
+    """The name as names are compared: in small letters, and a number for what `transformers` calls by its number."""
+    return name.casefold().removeprefix("label_") if re.fullmatch(r"LABEL_\d+", name) else name.casefold()
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few of the names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _require_finite(model: PreTrainedModel, foundation: Foundation) -> None:
+    """Refuses weights with values that are not numbers."""
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            found = f"its weights {name} hold values that are not finite"
+            raise UserError(str(foundation.folder), found, "fetch the file again; nothing can be learned from these")
 
 
 def _grow(model: PreTrainedModel, foundation: Foundation) -> None:

@@ -20,7 +20,10 @@ class TaskOptions(Options):
     packs: ClassVar[bool] = False
     untuned: ClassVar[bool] = False
     settles: ClassVar[bool] = False
-    compares: ClassVar[bool] = False
+
+    @property
+    def compares(self) -> bool:
+        return False
 
     @property
     def parts(self) -> Mapping[str, Any]:

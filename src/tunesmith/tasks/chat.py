@@ -51,7 +51,7 @@ class Asked:
 class Chat(WrittenTask):
     """What an assistant replies, in conversations of one turn or many (instruction tuning)."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     specimens: ClassVar[tuple[Specimen, ...]] = (
         Specimen(
             {"decoding": {"max_new_tokens": 6}},

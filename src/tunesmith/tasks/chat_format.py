@@ -29,12 +29,32 @@ PLAIN = (
 """`User: …`, a blank line, `Assistant: …` and the end token: what models without a template are given."""
 CHATML = (
     "{{ bos_token }}"
+    "{% if tools %}{{ '<|im_start|>system\\n' }}"
+    "{% if messages[0].role == 'system' %}{{ messages[0].content + '\\n\\n' }}{% endif %}"
+    "{{ '# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\\n<tools>' }}"
+    "{% for tool in tools %}{{ '\\n' + (tool | tojson) }}{% endfor %}"
+    "{{ '\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments within "
+    "<tool_call></tool_call> XML tags:\\n<tool_call>\\n"
+    '{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call><|im_end|>\\n\' }}'
+    "{% endif %}"
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{% if message.role == 'tool' %}"
+    "{% if messages[loop.index0 - 1].role != 'tool' %}{{ '<|im_start|>user' }}{% endif %}"
+    "{{ '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}"
+    "{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{ '<|im_end|>\\n' }}{% endif %}"
+    "{% elif not (tools and loop.first and message.role == 'system') %}"
+    "{{ '<|im_start|>' + message.role + '\\n' + (message.content or '') }}"
+    "{% for call in message.tool_calls or [] %}"
+    "{{ ('' if loop.first and not message.content else '\\n') + '<tool_call>\\n' + (call.function | tojson) }}"
+    "{{ '\\n</tool_call>' }}"
+    "{% endfor %}"
+    "{{ '<|im_end|>\\n' }}"
+    "{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""`<|im_start|>role`, for tokenizers that have its two tokens."""
+"""`<|im_start|>role`, for tokenizers that have its two tokens; tools and calls as Qwen's models know them."""
 TEMPLATES: Mapping[str, str] = {"plain": PLAIN, "chatml": CHATML}
 NEEDED = {"chatml": ("<|im_start|>", "<|im_end|>")}
 """Tokens without which a named template would be read as mere text."""
@@ -82,9 +102,9 @@ class Traits:
     cut: the end of its generation prompt that a written turn has not. header: the start of a turn that its generation
     prompt lacks. begins: what a prompt ends with, the beginning of a turn. lead: what it writes between prompt and
     reply. tail: what follows a reply, where no token stops it. stops: tokens that end a reply. system: whether it has
-    a system turn; refusal: else what it does with one. tools: whether a call and its result show. json_arguments: a
-    call's arguments are wanted as a text. reasoning: it writes the reasoning of the last turn. empty_reasoning: the
-    empty reasoning block that it puts before a reply without any.
+    a system turn; refusal: else what it does with one. tools: whether a call and its result show. offers: whether the
+    list of tools shows. json_arguments: a call's arguments are wanted as a text. reasoning: it writes the reasoning of
+    the last turn. empty_reasoning: the empty reasoning block that it puts before a reply without any.
     """
 
     cut: str = ""
@@ -96,6 +116,7 @@ class Traits:
     system: bool = True
     refusal: str = ""
     tools: bool = False
+    offers: bool = False
     json_arguments: bool = False
     reasoning: bool = False
     empty_reasoning: str = ""
@@ -126,7 +147,9 @@ class ChatFormat:
         """Messages and tools as the template is given them: what spells a control token is hidden.
 
         Raises BadRow for a system turn where the template has none, unless it may be folded: then there is a turn less.
+        Raises BadRow for tool calls and tools that the template does not write: it would teach replies without them.
         """
+        self._require_tools(conversation)
         messages = [dict(message) for message in conversation.messages]
         if messages and messages[0]["role"] == "system" and not self.traits.system:
             if not self.options.fold_system or len(messages) < 2 or messages[1]["role"] != "user":
@@ -136,6 +159,15 @@ class ChatFormat:
             del messages[0]
         tools = mapped(list(conversation.tools), self.control.mark_whole)
         return [self._marked(message) for message in messages], tools or None
+
+    def _require_tools(self, conversation: Conversation) -> None:
+        expected = "none: the chat template does not write {}; see `template`"
+        called = [place for place, message in enumerate(conversation.messages) if message.get("tool_calls")]
+        if called and not self.traits.tools:
+            where, wanted = f"messages[{called[0]}].tool_calls", expected.format("calls and their results")
+            raise BadRow(where, "a tool call", wanted, "template_writes_no_tool_calls")
+        if conversation.tools and not self.traits.offers:
+            raise BadRow("tools", "a list of tools", expected.format("one"), "template_writes_no_tools")
 
     def _marked(self, message: Mapping[str, Any]) -> dict[str, Any]:
         control = self.control
@@ -171,7 +203,7 @@ class ChatFormat:
             )
         except (TemplateSyntaxError, SecurityError) as error:
             raise UserError(
-                "chat template", f"cannot be run: {shown(str(error), 200)}", "give another one as `template`"
+                "chat template", f"cannot be run: {shown(str(error), 200)}", "give another one as task.template"
             ) from error
         except TEMPLATE_FAULTS as error:
             words = f"turns that the chat template refuses ({shown(str(error), 200)})"
@@ -206,11 +238,11 @@ def named_template(tokenizer: PreTrainedTokenizerBase, name: str, *, encoder_dec
     nor end token. Raises UserError for an unknown name, or a tokenizer that lacks the template's tokens.
     """
     if name not in TEMPLATES:
-        raise UserError("template", f"'{name}' is neither known nor a Jinja text", nearest(name, TEMPLATES))
+        raise UserError("task.template", f"'{name}' is neither known nor a Jinja text", nearest(name, TEMPLATES))
     missing = [token for token in NEEDED.get(name, ()) if token not in tokenizer.get_added_vocab()]
     if missing:
         raise UserError(
-            "template", f"'{name}' needs the token {missing[0]}", "take 'plain', or add it to the tokenizer"
+            "task.template", f"'{name}' needs the token {missing[0]}", "take 'plain', or add it with model.new_tokens"
         )
     text = TEMPLATES[name]
     if encoder_decoder:
@@ -230,7 +262,7 @@ def chat_format(
     options = options or ChatOptions()
     ours = {"messages", *signature(tokenizer.apply_chat_template).parameters} & set(options.variables)
     if ours:
-        raise UserError("variables", f"'{min(ours)}' is set by tunesmith", "leave it out")
+        raise UserError("task.template_values", f"'{min(ours)}' is set by tunesmith", "leave it out")
     template = options.template
     if template is None and not tokenizer.chat_template:
         template = "plain"
@@ -266,15 +298,19 @@ def _traits(format: ChatFormat) -> Traits:
         bare = format.write([question], None)
         both = [format.write([question, {"role": "assistant", "content": text}], None) for text in PROBES]
     except BadRow as error:
-        raise UserError("chat template", f"cannot write a question and its reply: {error}", "give another") from error
-    shared = both[0][: _agree(*both)]
+        raise UserError(
+            "chat template", f"cannot write a question and its reply: {error}", "give another one as task.template"
+        ) from error
+    shared = both[0][: alike(*both)]
     if not all(text[len(shared) :].startswith(probe) for text, probe in zip(both, PROBES, strict=True)):
-        raise UserError("chat template", "does not write an assistant's reply", "give another one as `template`")
+        raise UserError("chat template", "does not write an assistant's reply", "give another one as task.template")
     after = both[0][len(shared) + len(PROBES[0]) :]
     stop = format.control.written.search(after)
-    common = shared[: _agree(prompt, shared)]
+    common = shared[: alike(prompt, shared)]
     if "ping" not in common:
-        raise UserError("chat template", "writes a question otherwise once it is answered", "give another one")
+        raise UserError(
+            "chat template", "writes a question otherwise once it is answered", "give another one as task.template"
+        )
     rest = shared[len(common) :]
     header = rest.rstrip(" ") if prompt == common == bare and rest.strip() else ""
     opened = common + header
@@ -293,7 +329,7 @@ def _traits(format: ChatFormat) -> Traits:
     return _tool_traits(format, _system_traits(format, traits))
 
 
-def _agree(one: Sequence[Any], other: Sequence[Any]) -> int:
+def alike(one: Sequence[Any], other: Sequence[Any]) -> int:
     """How many items at the start of both are equal."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
@@ -311,7 +347,8 @@ def _without(traits: Traits, refusal: str) -> Traits:
 
 
 def _tool_traits(format: ChatFormat, traits: Traits) -> Traits:
-    """Adds whether calls can be written, in which form their arguments are wanted, and which token ends them."""
+    """Adds whether tools and calls can be written, how a call's arguments are wanted, and which token ends one."""
+    traits = replace(traits, offers=_offers(format))
     for call in (PROBE_CALL, _with_json_arguments(PROBE_CALL)):
         asked: list[dict[str, Any]] = [{"role": "user", "content": "ping"}]
         called = [*asked, {"role": "assistant", "content": "", "tool_calls": [call]}]
@@ -319,7 +356,7 @@ def _tool_traits(format: ChatFormat, traits: Traits) -> Traits:
         try:
             prompt = format.write(asked, [PROBE_TOOL], prompt=True)
             text = format.write(called, [PROBE_TOOL])
-            seen = "clock" in text[_agree(prompt, text) :] and "UTC" in text
+            seen = "clock" in text[alike(prompt, text) :] and "UTC" in text
             seen = seen and "quokka" in format.write([*called, result], [PROBE_TOOL], prompt=True)
         except BadRow:
             continue
@@ -329,6 +366,14 @@ def _tool_traits(format: ChatFormat, traits: Traits) -> Traits:
             stops += last
         return replace(traits, tools=seen, json_arguments=call is not PROBE_CALL, stops=tuple(dict.fromkeys(stops)))
     return traits
+
+
+def _offers(format: ChatFormat) -> bool:
+    """Whether the template writes the list of tools."""
+    try:
+        return "clock" in format.write([{"role": "user", "content": "ping"}], [PROBE_TOOL], prompt=True)
+    except BadRow:
+        return False
 
 
 def stop_ids(format: ChatFormat) -> tuple[int, ...]:

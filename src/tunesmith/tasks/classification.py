@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from scipy.special import expit, softmax
 from torch import Tensor
 from torch.nn import functional
@@ -93,6 +93,13 @@ class Classification(TaskOptions):
         if weights is not None and not all(weight > 0 for weight in weights):
             raise ValueError("each weight must be above 0")
         return weights
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        for key in ("threshold", "separator"):
+            if not self.multi_label and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: has no effect without multi_label, where a row has one label")
+        return self
 
     @property
     def fields(self) -> tuple[str, ...]:

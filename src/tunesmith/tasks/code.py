@@ -1,7 +1,11 @@
 """Code: completed, filled in, or written from words, and judged by running it."""
 
+import ast
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.batch import Example
 from tunesmith.contracts import Codec, Family, Record, Specimen
-from tunesmith.errors import BadRow, UserError, shown
+from tunesmith.errors import BadRow, UserError, named, shown
 from tunesmith.given import Decoding, Outputs, Predictions, objects
+from tunesmith.options import PATH
 from tunesmith.tasks.base import in_front
 from tunesmith.tasks.replies import (
     DecodingOptions,
@@ -37,6 +42,9 @@ INFILL = (
 """The control tokens of models that can fill in: Code Llama, Qwen and StarCoder 2, StarCoder, DeepSeek Coder."""
 LOST = "tokenizer_changes_it"
 """Why a row of code is refused: T5's tokenizers and those like them know no line breaks, for instance."""
+SQLITE = b"SQLite format 3\0"
+"""How a database file begins that is not empty."""
+FENCE = re.compile(r"^[ \t]*```.*\n?", re.MULTILINE)
 TOKENS = "the model's tokenizer has no tokens to fill in with"
 WRITTEN = (
     ("def thank(", "you):\n return 1", "assert thank(2) == 1"),
@@ -84,7 +92,9 @@ class Code(WrittenTask):
         None, description="Column of the function's name that `check(…)` of the tests takes."
     )
     database: str | None = Field(
-        None, description="SQLite file that queries are compared on; or, in `schema`, a column with its SQL script."
+        None,
+        json_schema_extra=PATH,
+        description="SQLite file that queries are compared on; or, in `schema`, a column with its SQL script.",
     )
     schema_column: str | None = Field(
         None, alias="schema", description="Column of the CREATE and INSERT statements that make the database of a row."
@@ -129,13 +139,23 @@ class Code(WrittenTask):
         value = row.get(self.solution)
         texts = list(value) if isinstance(value, list | tuple) else [value]
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise BadRow(self.solution, shown(value), "code, or a list of right ones", "empty_reply")
+            reason = "empty_reply" if all(isinstance(text, str) for text in texts) else "no_text"
+            raise BadRow(self.solution, shown(value), "code, or a list of right ones", reason)
         judged = {
             name: read_text(row, column)
             for name, column in (("test", self.test), ("entry_point", self.entry_point), ("schema", self.schema_column))
             if column is not None
         }
+        if self.language == "python" and "test" in judged:
+            before, behind = inputs[self.prompt], "" if self.suffix is None else inputs[self.suffix]
+            for text in texts:
+                _require_program(self.solution, before, str(text), behind, judged.get("entry_point"))
         return inputs, Solutions([str(text) for text in texts], judged)
+
+    def learn(self, records: Sequence[Record]) -> Self:
+        if self.database is not None:
+            _require_database(Path(self.database))
+        return self
 
     def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
         """The first solution behind its prompt; a prompt that is too long loses its start.
@@ -204,6 +224,54 @@ class Code(WrittenTask):
             for record in records
         ]
         return replace(found, extras={**found.extras, "program": objects(facts)})
+
+
+def _require_program(column: str, before: str, text: str, behind: str, entry_point: str | None) -> None:
+    """Raises BadRow for right code that can pass no test: it is no Python, or lacks the function that is tested.
+
+    It may stand alone, in a fence of Markdown, or between what comes before and behind it. It is not run.
+    """
+    found = [tree for part in (text, *FENCE.split(text)) for tree in (_parsed(part), _parsed(before + part + behind))]
+    trees = [tree for tree in found if tree is not None]
+    if not trees:
+        raise BadRow(column, shown(text), "Python, alone or behind its prompt, since it is tested", "broken_code")
+    called = re.split(r"\W", entry_point or "", maxsplit=1)[0]  # of `Solution().run` the class
+    if called and not any(called in _names(tree) for tree in trees):
+        raise BadRow(column, shown(text), f"code that defines {shown(entry_point)}, which is tested", "no_entry_point")
+
+
+def _parsed(text: str) -> ast.Module | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a strange escape in a string, for one
+        try:
+            return ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
+def _names(tree: ast.Module) -> set[str]:
+    """What a program gives a name to, anywhere in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def _require_database(path: Path) -> None:
+    """Raises UserError for a file that queries cannot be compared on."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(SQLITE))
+    except OSError as error:
+        found = f"{named(path)} cannot be read ({(error.strerror or str(error)).lower()})"
+        raise UserError("task.database", found, "name an SQLite file") from error
+    if start not in (b"", SQLITE):
+        raise UserError("task.database", f"{named(path)} is no SQLite file", "name one")
 
 
 def _infill(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int]:

@@ -171,12 +171,19 @@ class Generation(WrittenTask):
         return [ids if end in ids[-2:] else [*ids, end] for ids in found]
 
     def _speak(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Sets the languages of a tokenizer that has some. Raises UserError for a language that it does not know."""
+        """Sets the languages of a tokenizer that has some.
+
+        Raises UserError for a language that it does not know, and where neither the task nor the tokenizer's own
+        settings say which of several it is.
+        """
+        missing = []
         for key, name, side in (
             ("task.source_language", self.source_language, "src_lang"),
             ("task.target_language", self.target_language, "tgt_lang"),
         ):
             if name is None:
+                if hasattr(tokenizer, side) and tokenizer.init_kwargs.get(side) is None and languages(tokenizer):
+                    missing.append(key)
                 continue
             if not hasattr(tokenizer, side):
                 raise UserError(
@@ -187,6 +194,11 @@ class Generation(WrittenTask):
                 raise UserError(key, f"{shown(name)} is no language of this model", nearest(name, known))
             if getattr(tokenizer, side) != name:
                 setattr(tokenizer, side, name)
+        if missing:
+            some = nearest("", languages(tokenizer))
+            raise UserError(
+                " and ".join(missing), "not set, but this model is of several languages", f"name one; {some}"
+            )
 
     def decoding_for(self, codec: Codec) -> Decoding | None:
         self._speak(codec.tokenizer)

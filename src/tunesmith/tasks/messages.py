@@ -151,7 +151,8 @@ def _raw_turns(
                 (field, {"role": role, "content": text}) for role, text in zip(("user", "assistant"), pair, strict=True)
             )
         more = row.get(columns.input)
-        extra = f"\n{more}" if isinstance(more, str | int | float) and str(more).strip() else ""
+        blank = more is None or (isinstance(more, str) and not more.strip())
+        extra = "" if blank else f"\n{read_text(row, columns.input)}"
         yield columns.instruction, {"role": "user", "content": read_text(row, columns.instruction) + extra}
         if with_target:
             yield columns.output, {"role": "assistant", "content": _reply(row, columns.output)}
@@ -214,6 +215,9 @@ def _message(field: str, raw: Mapping[str, Any]) -> dict[str, Any] | None:
     if role == "assistant":
         return _assistant(field, turn, content, calls=str(said).strip().lower() in CALLERS)
     if role == "user":
+        if not content.strip():
+            silent = f"a turn of {shown(said)} without text (keys {', '.join(map(shown, raw))})"
+            raise BadRow(f"{field}.content", silent, "a text in content or value", "empty_text")
         return {"role": role, "content": content}
     found = RETURNED.fullmatch(content)
     known: dict[str, Any] = {name: str(turn[name]) for name in ("tool_call_id", "name") if name in turn}

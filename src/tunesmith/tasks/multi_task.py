@@ -108,7 +108,7 @@ class MultiTask(TaskOptions):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return ()
+        return () if self.column is None else (self.column,)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -243,12 +243,13 @@ class MultiTask(TaskOptions):
         made: list[Example] = []
         refused: dict[int, str] = {}
         for number, name, part in self._parts:
-            for example in part.encode(self.of_part(name, records), codec, max_tokens):
+            own = self.of_part(name, records)
+            for example in part.encode(own, codec, max_tokens) if own else ():
                 if example.refused:
                     refused[example.row] = example.refused
                     continue
-                own = {key if key in SHARED else f"{name}.{key}": v for key, v in example.columns.items()}
-                made.append(replace(example, columns={**own, PART: [number]}))
+                columns = {key if key in SHARED else f"{name}.{key}": v for key, v in example.columns.items()}
+                made.append(replace(example, columns={**columns, PART: [number]}))
         kept = {example.row for example in made}
         keys = dict.fromkeys(chain.from_iterable(example.columns for example in made))
         whole = [replace(example, columns={key: example.columns.get(key, ()) for key in keys}) for example in made]

@@ -37,7 +37,7 @@ class MultipleChoice(TaskOptions):
     """The right one of any number of answers to a question, which may have a text to it."""
 
     families: ClassVar[frozenset[Family]] = frozenset(AUTO_CLASSES)
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     untuned: ClassVar[bool] = False
     specimens: ClassVar[tuple[Specimen, ...]] = (
         Specimen({}, tuple({"question": q, "choices": list(c), "answer": a} for q, c, a in ASKED)),
@@ -50,9 +50,15 @@ class MultipleChoice(TaskOptions):
     question: str = Field("question", description="Column of the question, or of the text to go on from.")
     context: str | None = Field(None, description="Column of a text that the question is about.")
     choices: str | tuple[str, ...] = Field(
-        "choices", description="Column of the list of answers, or a list of columns with an answer each."
+        "choices",
+        description="Column of the list of answers, or of {text, label} with a list each; or a list of columns with an "
+        "answer each.",
     )
-    answer: str = Field("answer", description="Column of the right answer: its number from 0, its letter, or its text.")
+    answer: str = Field(
+        "answer",
+        description="Column of the right answer: its label where `choices` has labels; else its place, counted from 0, "
+        "its letter, or its text.",
+    )
     frame: str = Field(FRAME, description="What stands before each answer for a decoder; `{question}` is replaced.")
     normalise: Literal["tokens", "none"] = Field(
         "tokens", description="A decoder's score of an answer: the mean over its tokens, or `none`: their sum."
@@ -88,30 +94,59 @@ class MultipleChoice(TaskOptions):
             inputs["context"] = read_text(row, self.context)
         inputs["question"] = read_text(row, self.question)
         inputs["choices"] = choices = self._choices(row)
-        return inputs, self._right(row.get(self.answer), choices) if with_target else None
+        if not with_target:
+            return inputs, None
+        right = self._right(row.get(self.answer), choices, self._labels(row, choices))
+        if choices.count(choices[right]) > 1:
+            what = f"{shown(choices[right])}, which is offered more than once"
+            raise BadRow(self.answer, what, "an answer unlike all others", "same_choices")
+        return inputs, right
 
     def _choices(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         if not isinstance(self.choices, str):
             return tuple(read_text(row, column) for column in self.choices)
         found = row.get(self.choices)
+        if isinstance(found, Mapping):
+            found = found.get("text")
         if not isinstance(found, list | tuple) or len(found) < 2:
-            raise BadRow(self.choices, shown(found), "a list of at least two answers", "bad_choices")
+            expected = "a list of at least two answers, or {text, label} with a list each"
+            raise BadRow(self.choices, shown(row.get(self.choices)), expected, "bad_choices")
         return tuple(read_text({self.choices: text}, self.choices) for text in found)
 
-    def _right(self, value: Any, choices: Sequence[str]) -> int:
-        """The place of the right answer."""
-        if isinstance(value, str):
-            if value in choices:
-                return choices.index(value)
-            letter = value.strip().upper()
-            value = LETTERS.index(letter) if len(letter) == 1 and letter in LETTERS else value
-        if isinstance(value, str) and value.strip().isdigit():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(choices):
+    def _labels(self, row: Mapping[str, Any], choices: Sequence[str]) -> tuple[str, ...] | None:
+        """What the row calls its answers, as ARC does ("A", or "1"); None where it does not."""
+        held = row.get(self.choices) if isinstance(self.choices, str) else None
+        found = held.get("label") if isinstance(held, Mapping) else None
+        if found is None:
+            return None
+        labels = tuple(map(str, found)) if isinstance(found, list | tuple) else ()
+        if len(labels) != len(choices) or len(set(labels)) < len(labels):
             raise BadRow(
-                self.answer, shown(value), f"one of the {len(choices)} answers, its letter or number", "bad_answer"
+                f"{self.choices}.label", shown(found), f"a label for each of {len(choices)} answers", "bad_choices"
             )
-        return value
+        return labels
+
+    def _right(self, value: Any, choices: Sequence[str], labels: Sequence[str] | None) -> int:
+        """The place of the right answer."""
+        if labels is not None:
+            if isinstance(value, bool) or not isinstance(value, str | int) or str(value) not in labels:
+                known = ", ".join(map(shown, labels))
+                raise BadRow(self.answer, shown(value), f"one of the labels {known}", "bad_answer")
+            return labels.index(str(value))
+        said = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value)
+        found = {choices.index(said)} if said in choices else set()
+        found |= {place for place in _places(said.strip()) if place < len(choices)}
+        if len(found) == 1:
+            return found.pop()
+        letters = f"letter (A to {LETTERS[min(len(choices), len(LETTERS)) - 1]})"
+        places = f"place (0 to {len(choices) - 1}, counted from 0)"
+        if found:
+            what = f"{shown(value)}, which is the text of one answer and the place or letter of another"
+            raise BadRow(
+                self.answer, what, f"what names one answer alone: its {letters} or {places}", "ambiguous_answer"
+            )
+        expected = f"the text of one of the {len(choices)} answers, its {letters} or its {places}"
+        raise BadRow(self.answer, shown(value), expected, "bad_answer")
 
     def columns(self) -> Mapping[str, Column]:
         return {
@@ -121,23 +156,31 @@ class MultipleChoice(TaskOptions):
 
     def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
         """Each answer behind its question, as sequences of their own; of one that is too long the question loses its
-        start (a decoder) or its end."""
-        rows = []
-        for record in records:
-            pieces = [self._piece(record, choice, codec, max_tokens) for choice in record.inputs["choices"]]
-            names = pieces[0][0]
-            columns: dict[str, Sequence[float]] = {
-                name: [value for columns, _ in pieces for value in columns[name]] for name in names
-            }
-            columns[PIECES] = [len(columns_["input_ids"]) for columns_, _ in pieces]
-            if record.target is not None:
-                columns["right"] = [record.target]
-            rows.append(Example(record.row, columns, max(cut for _, cut in pieces)))
-        return rows
+        start (a decoder) or its end, and an encoder's answer its own where nothing is left of that.
+
+        A row is refused where a decoder's answer does not fit, or the right answer is read as another one is.
+        """
+        return [self._example(record, codec, max_tokens) for record in records]
+
+    def _example(self, record: Record, codec: Codec, max_tokens: int) -> Example:
+        pieces = [self._piece(record, choice, codec, max_tokens) for choice in record.inputs["choices"]]
+        read = [list(columns["input_ids"]) for columns, _ in pieces]
+        if any(len(ids) > max_tokens for ids in read):
+            return Example(record.row, {}, refused="answer_too_long")
+        columns: dict[str, Sequence[float]] = {
+            name: [value for columns, _ in pieces for value in columns[name]] for name in pieces[0][0]
+        }
+        columns[PIECES] = [len(ids) for ids in read]
+        if record.target is not None:
+            if read.count(read[record.target]) > 1:
+                return Example(record.row, {}, refused="choices_read_alike")
+            columns["right"] = [record.target]
+        return Example(record.row, columns, max(cut for _, cut in pieces))
 
     def _piece(
         self, record: Record, choice: str, codec: Codec, max_tokens: int
     ) -> tuple[dict[str, Sequence[float]], int]:
+        """One answer behind the question, and how many tokens of it were cut; a decoder's answer never is."""
         tokenizer = codec.tokenizer
         asked = "\n".join(str(record.inputs[name]) for name in ("context", "question") if name in record.inputs)
         if codec.family is Family.ENCODER:
@@ -150,12 +193,12 @@ class MultipleChoice(TaskOptions):
             )
             kept = {name: list(found[name]) for name in ("input_ids", "token_type_ids") if name in found}
             return kept, max(0, size - max_tokens)  # type: ignore[return-value]
-        answer = plain_ids(tokenizer, f" {choice}")[: max_tokens - 1]
+        answer = plain_ids(tokenizer, f" {choice}")
         frame = self.frame.replace("{question}", asked)
         prompt = list(tokenizer(frame, split_special_tokens=True, verbose=False)["input_ids"])
         if len(prompt) > 1 and prompt[-1] == tokenizer.eos_token_id:
             prompt = prompt[:-1]
-        kept_prompt = prompt[max(0, len(prompt) + len(answer) - max_tokens) :]
+        kept_prompt = prompt[max(0, min(len(prompt) - 1, len(prompt) + len(answer) - max_tokens)) :]
         ids = [*kept_prompt, *answer]
         labels = next_tokens(ids, [False] * len(kept_prompt) + [True] * len(answer))
         return {"input_ids": ids, "labels": labels}, len(prompt) - len(kept_prompt)
@@ -203,11 +246,20 @@ class MultipleChoice(TaskOptions):
         return found
 
     def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
+        """The scores in the order of the answers; one that stands there again is told from the first by its place."""
         found = []
         for row, record in zip(outputs.values, records, strict=True):
             choices, shares = record.inputs["choices"], self._shares(row).tolist()
             scores: dict[str, float] = {}
-            for choice, share in zip(choices, shares, strict=True):
-                scores[choice] = max(share, scores.get(choice, 0.0))
+            for place, (choice, share) in enumerate(zip(choices, shares, strict=True)):
+                scores[f"{choice} [{place}]" if choice in scores else choice] = share
             found.append(Answer(choices[int(np.argmax(shares))], scores))
         return found
+
+
+def _places(said: str) -> set[int]:
+    """The place that a number or a letter names."""
+    if said.isascii() and said.isdigit():
+        return {int(said)}
+    letter = said.upper()
+    return {LETTERS.index(letter)} if len(letter) == 1 and letter in LETTERS else set()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from scipy.special import log_softmax, softmax
 from torch import Tensor
 from torch.nn import functional
@@ -20,8 +20,8 @@ from tunesmith.letters import inside_word
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import wide
 from tunesmith.tasks.span_rows import read_marks, read_spans, read_tags, read_tokens
-from tunesmith.tasks.span_tokens import joined, pieces, spans_from_tokens, token_labels, windows
-from tunesmith.tasks.tags import Scheme, Span, best_path, tag_names, transitions
+from tunesmith.tasks.span_tokens import joined, pieces, spans_from_tokens, token_labels, windows, without_token
+from tunesmith.tasks.tags import TAG, Scheme, Span, best_path, tag_names, transitions
 from tunesmith.tasks.text import frame, read_text
 
 METRICS = ("entity_f1", "entity_precision", "entity_recall", "entity_macro_f1")
@@ -38,7 +38,7 @@ class NER(TaskOptions):
     """The entities in a text."""
 
     families: ClassVar[frozenset[Family]] = frozenset({Family.ENCODER, Family.DECODER})
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     outputs_per: ClassVar[Literal["row", "token"]] = "token"
     specimens: ClassVar[tuple[Specimen, ...]] = (
         Specimen({"text": "said"}, tuple({"said": text} for text, _ in TOLD)),
@@ -57,6 +57,11 @@ class NER(TaskOptions):
 
     tokens: str = Field("tokens", description="Column of the list of words, where rows are words with tags.")
     tags: str = Field("tags", description="Column of the list of tags, one a word.")
+    tag_names: tuple[str, ...] | None = Field(
+        None,
+        description="What the tags are called, in order, where rows have their numbers, as hub data sets do in "
+        "`ner_tags`: [O, B-PER, I-PER].",
+    )
     text: str | None = Field(
         None, description="Column of the text, where rows are texts; without `spans` it holds marks: [[LABEL|words]]."
     )
@@ -79,6 +84,22 @@ class NER(TaskOptions):
         None, description="All labels, in order; None: those of the training rows, sorted."
     )
     metric: str | None = Field(None, description="Main metric; None: entity_f1.")
+
+    @field_validator("tag_names")
+    @classmethod
+    def _tags(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
+            if not TAG.fullmatch(name):
+                raise ValueError(f"{shown(name)} is no tag: O, or one of B- I- E- S- L- U- and a label")
+        if names is not None and (not names or len(set(names)) < len(names)):
+            raise ValueError("tags must be named, each once; leave the key out where rows hold their names")
+        return names
+
+    @model_validator(mode="after")
+    def _has_tags(self) -> Self:
+        if self.tag_names is not None and self.text is not None:
+            raise ValueError("tag_names: has no effect with text, whose rows have no tags")
+        return self
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -128,7 +149,8 @@ class NER(TaskOptions):
         if not with_target:
             return {"text": self._text(row)}, None
         if self.text is None:
-            text, spans = read_tags(row, self.tokens, self.tags, None if self.scheme == "any" else Scheme(self.scheme))
+            scheme = None if self.scheme == "any" else Scheme(self.scheme)
+            text, spans = read_tags(row, self.tokens, self.tags, scheme, names=self.tag_names)
         elif self.spans is None:
             text, spans = read_marks(row, self.text)
         else:
@@ -172,7 +194,10 @@ class NER(TaskOptions):
         }
 
     def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
-        """Each text in windows that overlap. A span that ends inside a token is widened to it, and counted."""
+        """Each text in windows that overlap. A span that ends inside a token is widened to it, and counted.
+
+        A row is refused where the tokenizer drops all characters of a span.
+        """
         tokenizer = codec.tokenizer
         found = tokenizer(
             [record.inputs["text"] for record in records],
@@ -185,6 +210,9 @@ class NER(TaskOptions):
         for record, ids, offsets in zip(records, found["input_ids"], found["offset_mapping"], strict=True):
             if not ids:  # characters that the tokenizer drops
                 ids, offsets = [tokenizer.unk_token_id or tokenizer.pad_token_id or 0], [(0, 0)]
+            if without_token(record.target or (), offsets, record.inputs["text"]):
+                examples.append(Example(record.row, {}, refused="span_without_token"))
+                continue
             labels, widened = self._labels(record, offsets)
             for number, (start, end) in enumerate(windows(len(ids), size, min(self.stride, size - 1))):
                 columns: dict[str, Sequence[float]] = {

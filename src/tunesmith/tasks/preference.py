@@ -7,21 +7,21 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
 from tunesmith.batch import IGNORED, Batch, Column, Encoded, Example, Ragged
 from tunesmith.contracts import Codec, Family, Record, Specimen
-from tunesmith.errors import BadRow, shown
+from tunesmith.errors import BadRow, UserError, shown
 from tunesmith.given import Answer, Outputs, Predictions, objects
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.chat import Asked
 from tunesmith.tasks.chat_format import chat_format
 from tunesmith.tasks.graded import NLL, TARGETS, token_sums
 from tunesmith.tasks.labels import label_name
-from tunesmith.tasks.preference_rows import Writer, example, mismatched, read_texts, read_turns
+from tunesmith.tasks.preference_rows import Writer, example, mismatched, parted, read_texts, read_turns
 
 METRICS = ("reward_accuracy", "reward_margin")
 KTO_METRICS = ("roc_auc", "accuracy", "mcc")
@@ -31,6 +31,13 @@ CHOSEN, REJECTED = 0, 1
 OWN, ANOTHER = 0, 1
 """The sequences of a row with `kto`: the prompt with its own reply, and with that of another row."""
 LABELS = BAD, GOOD = ("bad", "good")
+SERVES = {
+    **dict.fromkeys(("completion", "label", "desirable", "undesirable"), ("kto",)),
+    **dict.fromkeys(("chosen", "rejected"), ("dpo", "ipo", "orpo", "simpo")),
+    "label_smoothing": ("dpo",),
+    "margin": ("simpo",),
+}
+"""The criteria that a key has an effect with, of keys that have not with every one."""
 VERDICTS = {**dict.fromkeys(("true", "1", GOOD), GOOD), **dict.fromkeys(("false", "0", BAD), BAD)}
 JUDGED = (
     ("where is my parcel", "thank you, it is late", "never"),
@@ -50,8 +57,7 @@ class Preference(TaskOptions):
     """A reply that is preferred to another, or called good or bad by itself."""
 
     families: ClassVar[frozenset[Family]] = frozenset({Family.DECODER})
-    version: ClassVar[int] = 1
-    compares: ClassVar[bool] = True
+    version: ClassVar[int] = 2
     specimens: ClassVar[tuple[Specimen, ...]] = (
         Specimen({"criterion": "dpo"}, PAIRS),
         Specimen({"criterion": "ipo"}, PAIRS),
@@ -61,9 +67,12 @@ class Preference(TaskOptions):
         Specimen({"criterion": "dpo"}, TURNS),
     )
 
-    prompt: str = Field("prompt", description="Column of the prompt, a text or a list of messages.")
-    chosen: str = Field("chosen", description="Column of the preferred reply.")
-    rejected: str = Field("rejected", description="Column of the other reply.")
+    prompt: str = Field(
+        "prompt",
+        description="Column of the prompt, a text or a list of messages; not needed where both replies begin with it.",
+    )
+    chosen: str = Field("chosen", description="Column of the preferred reply, which may hold the prompt before it.")
+    rejected: str = Field("rejected", description="Column of the other reply, which may hold the prompt before it.")
     completion: str = Field("completion", description="With kto: column of the reply.")
     label: str = Field("label", description="With kto: column that says whether the reply is good: true or false.")
     conversations: bool | None = Field(
@@ -85,6 +94,19 @@ class Preference(TaskOptions):
     undesirable: float = Field(1.0, gt=0, description="With kto: weight of the bad replies.")
     metric: str | None = Field(None, description="Main metric; None: reward_accuracy, or roc_auc with kto.")
 
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        for key, criteria in SERVES.items():
+            unset = getattr(self, key) == type(self).model_fields[key].default
+            if self.criterion not in criteria and not unset:
+                expected = f"it is for {', '.join(criteria)}"
+                raise ValueError(f"{key}: has no effect with criterion {self.criterion}; {expected}")
+        return self
+
+    @property
+    def compares(self) -> bool:
+        return self.criterion not in ("orpo", "simpo")
+
     @property
     def _single(self) -> bool:
         """Whether a row has one reply, which is good or bad."""
@@ -99,7 +121,7 @@ class Preference(TaskOptions):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return (*self.inputs, self.label) if self._single else self.inputs
+        return (*self.inputs, self.label) if self._single else tuple(self._replies.values())
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -120,6 +142,7 @@ class Preference(TaskOptions):
         return {}
 
     def read(self, row: Mapping[str, Any], *, with_target: bool = True) -> tuple[Mapping[str, Any], Any]:
+        row = row if self._single else parted(row, self.prompt, self._replies)
         turns = self.conversations
         if turns is None:
             turns = any(isinstance(row.get(column), list | tuple) for column in self.inputs)
@@ -138,6 +161,10 @@ class Preference(TaskOptions):
         return VERDICTS[name]
 
     def learn(self, records: Sequence[Record]) -> Self:
+        verdicts = {record.target for record in records} if self._single else set()
+        if len(verdicts) == 1:
+            found = f"only {verdicts.pop()} replies in the training rows"
+            raise UserError(f"column {shown(self.label)}", found, "at least one good and one bad are needed")
         if self.conversations is not None or not records:
             return self
         return self.model_copy(update={"conversations": _holds_turns(records[0])})
@@ -151,11 +178,8 @@ class Preference(TaskOptions):
 
     def columns(self) -> Mapping[str, Column]:
         verdict = {DESIRABLE: Column(0, per="row", role="target")} if self._single else {}
-        return {
-            "labels": Column(IGNORED, role="target"),
-            REFERENCE: Column(0.0, per="row", role="target"),
-            **verdict,
-        }
+        reference = {REFERENCE: Column(0.0, per="row", role="target")} if self.compares else {}
+        return {"labels": Column(IGNORED, role="target"), **reference, **verdict}
 
     def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
         """Both replies behind the same prompt, as sequences of their own; a long prompt loses its start.
@@ -187,13 +211,14 @@ class Preference(TaskOptions):
         return str(record.target) if self._single else None
 
     def refer(self, data: Encoded, values: Sequence[NDArray[np.float64]]) -> Encoded:
-        """The rows with the log-likelihoods that the base gives their two replies."""
-        sums = np.array([-value[:, NLL] for value in values], dtype=np.float64).reshape(-1)
-        offsets = np.arange(len(data) + 1, dtype=np.int64) * 2
+        """The rows with the log-likelihoods that the base gives their sequences."""
+        sums = np.concatenate([np.zeros(0), *(-value[:, NLL] for value in values)]).astype(np.float64)
+        offsets = np.cumsum([0, *(len(value) for value in values)]).astype(np.int64)
         return Encoded({**data.columns, REFERENCE: Ragged(sums, offsets)}, data.rows, data.cut, data.refused)
 
     def graded(self, batch: Batch) -> bool:
-        return REFERENCE in batch.targets or self.criterion in ("orpo", "simpo")
+        needed = [*([REFERENCE] if self.compares else ()), *([DESIRABLE] if self._single else ())]
+        return all(name in batch.targets for name in needed)
 
     def count(self, batch: Batch) -> float:
         return float(len(batch.pieces))
@@ -274,17 +299,20 @@ class Preference(TaskOptions):
         if base is None:
             good = np.exp(sums / tokens)[:, OWN]
         else:
-            good = expit(self.beta * (sums[:, OWN] - base.values.reshape(-1, 2)[:, OWN]))
+            good = expit(self.beta * (sums[:, OWN] - base.values[base.offsets[:-1]]))
         return np.stack([1 - good, good], axis=1)
 
     def answers(self, outputs: Outputs, records: Sequence[Record]) -> list[Answer]:
-        """Which reply has the higher reward; of a model that is asked without its base, the likelier one (a token).
+        """Which reply has the higher reward; with kto, whether the reply is good.
 
-        With kto, whether the reply is good.
+        Both are said of the gain over the base: of a model that is asked without it only how likely each reply is,
+        a token (its geometric mean), since the likelier one need not be the one that has gained more.
         """
-        rows, names = self._rewards, ("chosen", "rejected")
-        if self._single:
-            rows, names = self._verdicts, LABELS
+        if self.compares and REFERENCE not in outputs.data.columns:
+            sums, tokens = _likelihoods(outputs, len(self._replies))
+            names = ("likelihood",) if self._single else ("chosen_likelihood", "rejected_likelihood")
+            return [Answer(dict(zip(names, row, strict=True))) for row in np.exp(sums / tokens).tolist()]
+        rows, names = (self._verdicts, LABELS) if self._single else (self._rewards, ("chosen", "rejected"))
         found = []
         for row in rows(outputs).tolist():
             scores = dict(zip(names, row, strict=True))

@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith.batch import PIECES, Example
 from tunesmith.contracts import Record
-from tunesmith.errors import BadRow
+from tunesmith.errors import BadRow, shown
 from tunesmith.tasks.chat import Asked, said
-from tunesmith.tasks.chat_format import ChatFormat, chat_format
+from tunesmith.tasks.chat_format import ChatFormat, alike, chat_format
 from tunesmith.tasks.graded import next_tokens
 from tunesmith.tasks.messages import Columns, Conversation, Form, read_messages
 from tunesmith.tasks.replies import FEWEST_PROMPT_TOKENS, end_of, plain_ids
@@ -31,6 +31,8 @@ class Said:
 
 Prompt = str | Asked
 Reply = str | Said
+REPLIES = "\n\nAssistant:"
+"""What stands before each reply in a conversation that is written as one text (HH-RLHF, arXiv:2204.05862)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,49 @@ class Line:
     graded: list[bool]
     prompt: int
     cut: int
+
+
+def parted(row: Mapping[str, Any], prompt: str, replies: Mapping[str, str]) -> Mapping[str, Any]:
+    """The row of a pair with its prompt in one column, and in those of the two replies nothing but them.
+
+    Replies may repeat the prompt, which then needs no column: as lists of messages that begin alike, or as texts in
+    HH-RLHF's form. A prompt that is there all the same must be what they begin with. Raises BadRow where a text is not,
+    and for replies without a prompt that have none in common. TRL's `extract_prompt` reads them alike.
+    """
+    first, second = (row.get(column) for column in replies.values())
+    given = row.get(prompt)
+    before: str | list[Any]
+    if isinstance(first, str) and isinstance(second, str) and given is None:
+        size = _asked(prompt, first[: alike(first, second)])
+        before = first[:size]
+    elif isinstance(first, list | tuple) and isinstance(second, list | tuple) and min(len(first), len(second)) > 1:
+        size = min(alike(first, second), len(first) - 1, len(second) - 1)
+        before = list(first[:size])
+        if given is None and not before:
+            raise BadRow(prompt, "nothing", "a prompt, or replies that both begin with one", "no_prompt")
+        if isinstance(given, str) and not any(_says(turn, given) for turn in before):
+            column = next(iter(replies.values()))
+            raise BadRow(column, "messages that do not begin with the prompt", shown(given), "other_prompt")
+        if isinstance(given, list | tuple) and before[: len(given)] != list(given):
+            return row
+    else:
+        return row
+    sides = (first[size:], second[size:])
+    return {**row, prompt: before, **dict(zip(replies.values(), sides, strict=True))}
+
+
+def _asked(prompt: str, common: str) -> int:
+    """How long the prompt is that two texts have in common."""
+    end = common.rfind(REPLIES)
+    if end < 0:
+        expected = f"a prompt, or replies that both begin with one and then {shown(REPLIES)}"
+        raise BadRow(prompt, "nothing", expected, "no_prompt")
+    return end + len(REPLIES)
+
+
+def _says(turn: Any, text: str) -> bool:
+    said = turn.get("content", turn.get("value")) if isinstance(turn, Mapping) else None
+    return isinstance(said, str) and said.strip() == text.strip()
 
 
 def read_texts(row: Mapping[str, Any], prompt: str, replies: Mapping[str, str]) -> dict[str, Prompt | Reply]:

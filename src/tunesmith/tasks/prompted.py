@@ -318,7 +318,7 @@ class Prompted(TaskOptions):
         return -sums[:, NLL] / (sums[:, TARGETS].clamp(min=1) if self.normalise == "tokens" else 1.0)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        scores = outputs.reshape(len(batch.rows), -1)
+        scores = outputs.reshape(len(batch.targets["right"]), -1)
         mean = torch.from_numpy(self._means()).to(scores)
         return functional.cross_entropy(scores @ mean, batch.targets["right"][:, 0], reduction="sum")
 

@@ -14,16 +14,15 @@ from torch.nn import functional
 
 from tunesmith.batch import Batch, Column, Example
 from tunesmith.contracts import Codec, Family, Record, Specimen
-from tunesmith.errors import BadRow, shown
+from tunesmith.errors import BadRow, UserError, shown
 from tunesmith.given import Answer, Outputs, Predictions, Worth, objects
 from tunesmith.tasks.base import TaskOptions, in_front, numbers_of
 from tunesmith.tasks.head import wide
+from tunesmith.tasks.span_windows import CONTEXT, HIDDEN, NOTHING, marked, windows
 from tunesmith.tasks.text import read_text
 from tunesmith.tasks.threshold import best_threshold
 
 METRICS = ("answer_f1", "answer_exact")
-HIDDEN, CONTEXT, NOTHING = 0, 1, 2
-"""What a token can be: not to be pointed at, part of the text, or the one that stands for no answer."""
 START, END = 0, 1
 NEVER = 1e9
 """A threshold that no score reaches: each question gets an answer."""
@@ -47,7 +46,7 @@ class SpanQA(TaskOptions):
     """Where in a text the answer to a question stands."""
 
     families: ClassVar[frozenset[Family]] = frozenset({Family.ENCODER, Family.DECODER})
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     outputs_per: ClassVar[Literal["row", "token"]] = "token"
     settles: ClassVar[bool] = True
     specimens: ClassVar[tuple[Specimen, ...]] = (
@@ -150,61 +149,29 @@ class SpanQA(TaskOptions):
         return {"starts": token, "ends": token, "pointed": token, "first": note, "last": note}
 
     def encode(self, records: Sequence[Record], codec: Codec, max_tokens: int) -> Sequence[Example]:
-        """Each text in windows that overlap, the question before each. Of a question more than half a window is cut."""
+        """Each text in windows that overlap, the question before each, cut to half a window and to leave room.
+
+        A window that holds a part of the answer is not graded. A row is refused where no window holds all of one, or
+        an answer has more tokens than are given.
+        """
         size = min(max_tokens, self.window or max_tokens)
         return [example for record in records for example in self._windows(record, codec, size)]
 
     def _windows(self, record: Record, codec: Codec, size: int) -> list[Example]:
-        tokenizer = codec.tokenizer
-        asked, context = record.inputs["question"], record.inputs["context"]
-        if codec.family is Family.DECODER:
-            asked = f"{asked}\n"
-        whole = tokenizer(
-            asked, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True, verbose=False
-        )
-        cut = max(0, len(whole["input_ids"]) - size // 2)
-        if cut:
-            asked = asked[: whole["offset_mapping"][size // 2 - 1][1]]
-        used = min(len(whole["input_ids"]), size // 2) + tokenizer.num_special_tokens_to_add(pair=True)
-        stride = max(0, min(self.stride, (size - used) // 2))
-        found = tokenizer(
-            asked, context, truncation="only_second", max_length=size, stride=stride,
-            return_overflowing_tokens=True, return_offsets_mapping=True, return_attention_mask=False,
-            split_special_tokens=True, verbose=False,
-        )  # fmt: skip
-        examples = []
-        for place, encoding in enumerate(found.encodings):
-            columns = {name: list(found[name][place]) for name in ("input_ids", "token_type_ids") if name in found}
-            columns |= _pointers(encoding.sequence_ids, found["offset_mapping"][place], context)
-            if record.target is not None:
-                columns |= self._marks(columns, record.target)
-            examples.append(Example(record.row, columns, cut if not place else 0))
-        return examples
-
-    def _marks(self, columns: Mapping[str, Sequence[int]], answers: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
-        """1 at the first and at the last token of the answer, or at the token for none where the window lacks it."""
-        pointed = columns["pointed"]
-        starts, ends = [0] * len(pointed), [0] * len(pointed)
-        nothing = pointed.index(NOTHING)
-        first = last = nothing
-        if answers:
-            text, begin = answers[0]
-            inside = [
-                at
-                for at, (a, b) in enumerate(zip(columns["first"], columns["last"], strict=True))
-                if pointed[at] == CONTEXT and a < begin + len(text) and b > begin
-            ]
-            held = inside and columns["first"][inside[0]] <= begin and columns["last"][inside[-1]] >= begin + len(text)
-            if held:
-                first, last = inside[0], inside[-1]
-        starts[first] = ends[last] = 1
-        return {"starts": starts, "ends": ends}
+        made, cut = windows(codec, record.inputs["question"], record.inputs["context"], size, self.stride)
+        refused = "" if made else "window_too_short"
+        if made and record.target is not None:
+            marks, refused = marked(made, record.target, self.longest)
+            made = [columns | own for columns, own in zip(made, marks, strict=not refused)]
+        if refused:
+            return [Example(record.row, {}, refused=refused)]
+        return [Example(record.row, columns, 0 if place else cut) for place, columns in enumerate(made)]
 
     def graded(self, batch: Batch) -> bool:
         return "starts" in batch.targets
 
     def count(self, batch: Batch) -> float:
-        return 2.0 * len(batch.rows)
+        return float((batch.targets["starts"] == 1).sum() + (batch.targets["ends"] == 1).sum())
 
     def outputs(self, model_output: Any, batch: Batch) -> Tensor:
         """[B, T, 2]: how well each token begins and ends the answer."""
@@ -239,6 +206,9 @@ class SpanQA(TaskOptions):
 
     def learn(self, records: Sequence[Record]) -> Self:
         """Where every training question has an answer, every question gets one."""
+        if not any(record.target for record in records):
+            where = f"column '{self.answers_column}'"
+            raise UserError(where, "no question of the training rows has an answer", "at least one is needed")
         always = self.threshold is None and all(record.target for record in records)
         return self.model_copy(update={"threshold": NEVER}) if always else self
 
@@ -284,22 +254,6 @@ class SpanQA(TaskOptions):
             first, *others = [empty, *options] if none else [*options, empty]
             made.append(Answer({**first, "others": others}))
         return made
-
-
-def _pointers(
-    sequences: Sequence[int | None], offsets: Sequence[tuple[int, int]], context: str
-) -> dict[str, list[int]]:
-    """What each token is and which characters of the text it covers, without white space at its edges."""
-    first, last, pointed = [], [], []
-    for sequence, (start, end) in zip(sequences, offsets, strict=True):
-        while sequence == 1 and start < end and context[start].isspace():
-            start += 1
-        real = sequence == 1 and end > start
-        first.append(start if real else -1)
-        last.append(end if real else -1)
-        pointed.append(CONTEXT if real else HIDDEN)
-    pointed[0] = NOTHING
-    return {"first": first, "last": last, "pointed": pointed}
 
 
 def _spans(

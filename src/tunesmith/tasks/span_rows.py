@@ -35,12 +35,21 @@ def read_tokens(
 
 
 def read_tags(
-    row: Mapping[str, Any], tokens: str, tags: str, scheme: Scheme | None, space_after: str | None = None
+    row: Mapping[str, Any],
+    tokens: str,
+    tags: str,
+    scheme: Scheme | None,
+    space_after: str | None = None,
+    names: Sequence[str] | None = None,
 ) -> tuple[str, tuple[Span, ...]]:
-    """Text and spans of a row that holds words and a tag for each. Raises BadRow; scheme: as in `spans_of`."""
+    """Text and spans of a row that holds words and a tag for each. Raises BadRow; scheme: as in `spans_of`.
+
+    names: of tags that are numbers, in order.
+    """
     text, places = read_tokens(row, tokens, space_after)
-    found = _listed(row, tags, "a list of tags")
-    _check_lengths(tags, found, places)
+    listed = _listed(row, tags, "a list of tags")
+    _check_lengths(tags, listed, places)
+    found = [_tag(value, f"{tags}[{place}]", names) for place, value in enumerate(listed)]
     spans = (Span(places[a][0], places[b - 1][1], label) for a, b, label in spans_of(found, scheme, tags))
     return text, tuple(spans)
 
@@ -79,6 +88,17 @@ def read_marks(row: Mapping[str, Any], column: str) -> tuple[str, tuple[Span, ..
         spans.append(Span(len(text), len(text) + len(words), label))
         text, at = text + words, end + 2
     return text + marked[at:], tuple(spans)
+
+
+def _tag(value: Any, field: str, names: Sequence[str] | None) -> Any:
+    """The tag that a number stands for; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    if names is None:
+        raise BadRow(field, shown(value), "a tag; where tags are numbers, say their names in task.tag_names", "bad_tag")
+    if not 0 <= value < len(names):
+        raise BadRow(field, shown(value), f"0 to {len(names) - 1}, the numbers of task.tag_names", "bad_tag")
+    return names[value]
 
 
 def _span(value: Any, field: str, text: str) -> Span:

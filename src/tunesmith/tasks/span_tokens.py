@@ -95,6 +95,13 @@ def token_labels(
     return ids, tuple(span for span in spans if span not in recovered)
 
 
+def without_token(spans: Iterable[Span], offsets: Sequence[tuple[int, int]], text: str) -> tuple[Span, ...]:
+    """The spans of which no token holds a character: tokenizers drop some."""
+    found = pieces(offsets, text)
+    starts, ends = [piece.start for piece in found], [piece.end for piece in found]
+    return tuple(span for span in spans if bisect_right(ends, span.start) >= bisect_left(starts, span.end))
+
+
 def spans_from_tokens(
     ids: Sequence[int], offsets: Sequence[tuple[int, int]], text: str, names: Sequence[str], whole: bool = False
 ) -> tuple[Span, ...]:

@@ -188,7 +188,9 @@ def _system(format: ChatFormat) -> tuple[Level, str]:
 
 def _tools(format: ChatFormat) -> tuple[Level, str]:
     if not format.traits.tools:
-        return "warning", "tool calls and their results are not written"
+        return "warning", "tool calls and their results are not written; rows with some are refused"
+    if not format.traits.offers:
+        return "warning", "the list of tools is not written; rows with one are refused"
     return "ok", "tool calls and their results are written" + ", arguments as JSON" * format.traits.json_arguments
 
 

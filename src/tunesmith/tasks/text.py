@@ -1,5 +1,6 @@
 """Texts, single or in pairs, read from rows and made into tokens."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,10 @@ INPUTS = ("text", "text_b")
 
 
 def read_text(row: Mapping[str, Any], column: str) -> str:
-    """The text in `column`. Raises BadRow when it is missing, empty or no text."""
+    """The text in `column`. Raises BadRow when it is missing (as NaN is, too), empty or no text."""
     value = row.get(column)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    missing = isinstance(value, float) and not math.isfinite(value)
+    if missing or isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRow(column, shown(value), "a text", "no_text")
     text = str(value)
     if not text.strip():

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -58,7 +58,7 @@ class Course:
         mine = share(index, self.data.lengths, self.world.rank, self.world.size)
         if not len(mine):
             row = batch_of(self.task, self.data, index[:1].tolist(), self.padding, 0)
-            return [Batch(row.inputs, row.targets, (), 0).to(self.world.device)]
+            return [replace(row, rows=(), tokens=0).to(self.world.device)]
         cost = STEP_COST_TOKENS[self.world.device.type]
         most = self.plan.options.micro_tokens
         lengths, parts = self.data.lengths, self.data.part_of

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def open_trackers(names: Sequence[str], run: Tracked) -> list[Tracker]:
     except ModuleNotFoundError as error:
         missing = next((name for name in names if error.name and name in error.name), names[0])
         raise MissingExtra(f"train.trackers: {missing}", missing) from error
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Raises MissingExtra for the first tracker whose package is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise MissingExtra(f"train.trackers: {name}", name)
 
 
 def values(event: Mapping[str, Any]) -> dict[str, float]:
