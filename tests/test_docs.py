@@ -205,12 +205,12 @@ def test_the_method_of_the_contributor_s_page_can_be_tuned_with(tmp_path: Path) 
     from tunesmith.tasks.classification import Classification
     from workshop import opened
 
-    (code,) = [block.text for block in blocks() if "class BitFit" in block.text]
+    (code,) = [block.text for block in blocks() if "class Norms" in block.text]
     names: dict[str, Any] = {}
     exec(compile(code, "CONTRIBUTING.md", "exec"), names)
     task = Classification(labels=("a", "b"))
     foundation = opened(tmp_path, "bert", "AutoModelForSequenceClassification")
-    adapted = adapted_model(foundation, task, names["BitFit"](), Setting(0))
+    adapted = adapted_model(foundation, task, names["Norms"](), Setting(0))
     assert "classifier.weight" in adapted.trainable
     assert all(name.endswith(".bias") for name in adapted.trainable if not name.startswith("classifier"))
 
