@@ -194,7 +194,7 @@ def test_an_adapter_in_parallel_takes_what_its_sublayer_takes(bases: Path) -> No
     with torch.inference_mode():
         with one.adapted.model.disable_adapter():
             frozen = mlp(x)
-        assert torch.allclose(mlp(x), frozen + 4 * up(torch.relu(down(x))), atol=1e-6)
+        assert torch.allclose(mlp(x), frozen + 4 * up(torch.nn.functional.gelu(down(x))), atol=1e-6)
 
 
 def test_adapters_on_one_base_are_switched_and_stacked(bases: Path, tmp_path: Path) -> None:
@@ -217,6 +217,6 @@ def test_adapters_on_one_base_are_switched_and_stacked(bases: Path, tmp_path: Pa
     with torch.inference_mode():
         layer.set_adapter("one")
         first = layer(x)
-        detour = layer.bottleneck_up["two"](torch.relu(layer.bottleneck_down["two"](first)))
+        detour = layer.bottleneck_up["two"](torch.nn.functional.gelu(layer.bottleneck_down["two"](first)))
         layer.set_adapter(["one", "two"])
         assert torch.allclose(layer(x), first + detour, atol=1e-6)

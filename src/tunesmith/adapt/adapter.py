@@ -28,7 +28,7 @@ class Adapter(PeftMethod):
         "feed-forward layers (arXiv:2005.00247). parallel: beside feed-forward layers (arXiv:2110.04366).",
     )
     reduction: float = Field(16.0, ge=1, description="The model's width divided by that of the detour.")
-    activation: Literal["relu", "gelu", "silu"] = Field("relu", description="The function inside the detour.")
+    activation: Literal["gelu", "relu", "silu"] = Field("gelu", description="The function inside the detour.")
     scale: float | None = Field(None, gt=0, description="Factor of the detour's output; None: 4 in parallel, else 1.")
     after: tuple[str, ...] = Field(
         (), description="Layers to stand behind, by the last parts of their names; none: as `places` says."

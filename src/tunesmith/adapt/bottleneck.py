@@ -36,7 +36,7 @@ class BottleneckConfig(PeftConfig):
     target_modules: str = ""
     listen_modules: str | None = None
     width: int = 64
-    activation: str = "relu"
+    activation: str = "gelu"
     scale: float = 1.0
     modules_to_save: list[str] | None = field(default=None)
 
