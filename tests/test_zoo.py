@@ -148,7 +148,7 @@ def test_a_head_loads_computes_and_is_read_again_by_transformers_alone(
     with quiet():
         again = getattr(transformers, head).from_pretrained(tmp_path).eval()
     for values, other in zip(outputs, scores(again, foundation, head), strict=True):
-        assert torch.equal(values, other)
+        assert torch.allclose(values, other, rtol=0, atol=1e-6)  # a processor may round by where in memory weights lie
 
 
 def scores(model: Any, foundation: Foundation, head: str) -> list[torch.Tensor]:
