@@ -320,7 +320,10 @@ def packing_gap(root: Path, kind: str, way: str, *, cache: bool) -> float:
 @pytest.mark.parametrize(("kind", "way"), PACKINGS)
 def test_positions_that_start_anew_keep_packed_rows_apart(kind: str, way: str, root: Path) -> None:
     gap = packing_gap(root, kind, way, cache=False)
-    assert gap < EXACT[way] if PACKS[kind] else gap > 1e-2
+    limit = max(
+        EXACT[way], 1e-7 if kind == "deepseek-v2" else 0
+    )  # it turns by angles in float32 whatever the weights are
+    assert gap < limit if PACKS[kind] else gap > 1e-2
 
 
 def test_packed_rows_meet_where_a_cache_is_kept(root: Path) -> None:
