@@ -88,6 +88,8 @@ def opened(folder: Path, base: Path) -> Predictor:
         ("llama", "classification", "lora", "adapter"),
         ("t5", "regression", "lora", "safetensors"),
         ("bart", "classification", "lora", "adapter"),
+        ("bert", "classification", "adapter", "adapter"),
+        ("gpt2", "regression", "ia3", "safetensors"),
     ],
 )
 def test_an_artefact_gives_the_same_outputs_in_a_fresh_process_and_in_ours(
@@ -101,7 +103,7 @@ def test_an_artefact_gives_the_same_outputs_in_a_fresh_process_and_in_ours(
     assert artifact.parity["rows"] == len(one.records)
     commit.verify(artifact.folder)
     predictor = opened(artifact.folder, bases / family)
-    found = predictor.outputs(one.records)
+    found = predictor.outputs(predictor.read(one.records), one.records)
     assert np.abs(np.stack(found.values) - np.stack(tuned.values)).max() < 1e-4
     answers = predictor.ask(
         [dict(zip(made.task.inputs, record.inputs.values(), strict=True)) for record in one.records]

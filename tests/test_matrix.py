@@ -14,9 +14,8 @@ import torch
 from tiny import CONFIGURATIONS, ZOO
 from tunesmith import adapting
 from tunesmith.adapt import METHODS
-from tunesmith.adapt.head import OWN
 from tunesmith.adapting import Setting, adapted_model
-from tunesmith.contracts import Family, parts_of
+from tunesmith.contracts import VOCABULARY_HEADS, Family, parts_of
 from tunesmith.errors import UserError
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.generate import Speaker, with_replies
@@ -48,6 +47,13 @@ def has_head(kind: str, task: str) -> bool:
     return able and (kind, task) not in UNABLE
 
 
+def adds_no_head(kind: str, task: str) -> bool:
+    """Whether the task, or a part of it, uses the head that the model was pre-trained with."""
+    part, family = TASKS.load(task), family_of(ZOO[kind])
+    asked = parts_of(part(**part.specimens[0].options)).values()
+    return any(one.auto_class(family) in VOCABULARY_HEADS for one in asked)
+
+
 FEW, MANY = 12, 250
 """Updates after which the loss must have fallen, and after which the rows must be known by heart."""
 WHOLE = ("classification",)
@@ -71,9 +77,7 @@ REFUSED = {
     for method, cannot in {
         **dict.fromkeys(("loha", "lokr", "oft"), kind == "gpt2"),
         "bitfit": kind in ("t5", "llama"),
-        "head": TASKS.load(task)(**TASKS.load(task).specimens[0].options).auto_class(family_of(ZOO[kind])) in OWN
-        if task != "multi_task"
-        else False,
+        "head": adds_no_head(kind, task),
     }.items()
     if cannot
 }

@@ -105,18 +105,26 @@ def test_lora_changes_the_experts_of_a_mixture(kind: str, bases: Path) -> None:
     assert all(not torch.equal(after[name], value) for name, value in before.items())
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"init": "pissa"}, {"init": "orthogonal"}, {"rslora": True, "init": "pissa"}, {"ranks": {"value": 4}}],
+INITS: tuple[dict[str, Any], ...] = (
+    {},
+    {"init": "pissa"},
+    {"init": "orthogonal"},
+    {"rslora": True, "init": "pissa"},
 )
-@pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])
+LOADED = [
+    *((kind, "classification", options) for kind in ("bert", "gpt2", "t5") for options in INITS),
+    ("bert", "classification", {"ranks": {"value": 4}}),
+    ("bert", "classification", {"ranks": {"value": 4}, "init": "pissa"}),
+    *((kind, "language", {}) for kind in MIXTURES),
+]
+
+
+@pytest.mark.parametrize(("kind", "task", "options"), LOADED)
 def test_a_lora_is_loaded_by_peft_over_the_plain_base(
-    kind: str, options: dict[str, Any], bases: Path, tmp_path: Path
+    kind: str, task: str, options: dict[str, Any], bases: Path, tmp_path: Path
 ) -> None:
     """Also one that began by taking its part out of the base's weights."""
-    if kind != "bert" and "ranks" in options:
-        pytest.skip("names a layer of BERT")
-    one = bench(bases / kind, kind, "classification", "lora", method=options)
+    one = bench(bases / kind, kind, task, "lora", method=options)
     tuned(one)
     wanted = all_outputs(one.adapted.model, one.task, one.data, one.padding, Inference(CPU)).outputs
     one.method.save(one.adapted.model, tmp_path / "out")
@@ -220,3 +228,34 @@ def test_adapters_on_one_base_are_switched_and_stacked(bases: Path, tmp_path: Pa
         detour = layer.bottleneck_up["two"](torch.nn.functional.gelu(layer.bottleneck_down["two"](first)))
         layer.set_adapter(["one", "two"])
         assert torch.allclose(layer(x), first + detour, atol=1e-6)
+
+
+def test_one_in_parallel_and_one_in_sequence_lie_on_one_base(bases: Path, tmp_path: Path) -> None:
+    """Whichever was loaded first, each works alone as it did where it was trained."""
+    made = {}
+    for places in ("pfeiffer", "parallel"):
+        one = bench(bases / "llama", "llama", "language", "adapter", method={"places": places})
+        tuned(one)
+        one.method.save(one.adapted.model, tmp_path / places)
+        made[places] = passed(one)
+    for first, second in (("pfeiffer", "parallel"), ("parallel", "pfeiffer")):
+        base = load_model(one.foundation, one.task.auto_class(one.foundation.family), one.task.head(), seed=1).model
+        with quiet():
+            loaded = PeftModel.from_pretrained(base, str(tmp_path / first), adapter_name=first)
+            loaded.load_adapter(str(tmp_path / second), adapter_name=second)
+        for name in (first, second):
+            loaded.set_adapter(name)
+            assert apart(passed(one, loaded), made[name]) < 1e-5
+
+
+def test_adapters_in_parallel_have_the_same_gradients_with_checkpointing(bases: Path) -> None:
+    found = []
+    for saved in (False, True):
+        one = bench(bases / "llama", "llama", "language", "adapter", method={"places": "parallel"})
+        if saved:
+            one.adapted.model.get_base_model().activation_checkpointing_enable()
+            one.adapted.model.get_base_model().enable_input_require_grads()
+        tuned(one, 2)
+        parameters = dict(one.adapted.model.named_parameters())
+        found.append([parameters[name].detach().clone() for name in one.adapted.trainable])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))

@@ -31,6 +31,10 @@ class Family(StrEnum):
     ENCODER_DECODER = "encoder-decoder"
 
 
+VOCABULARY_HEADS = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
+"""Auto classes whose head is the pre-trained one over the vocabulary."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One validated row: what the model is given, and what it should answer.
@@ -346,7 +350,7 @@ class Method(Protocol):
     """Whether the model's outputs are the base's before the first step."""
     merges: ClassVar[bool]
     """Whether a plain model can hold what was learned."""
-    layers: ClassVar[str]
+    needs_import: ClassVar[str]
     """The module that must be imported before PEFT can load the adapter; none for methods that are PEFT's own."""
     narrow: ClassVar[bool]
     """Whether so little moves that even a few rows may be too much to learn by heart."""

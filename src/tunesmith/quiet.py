@@ -16,6 +16,8 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            # PEFT doubles the rank of experts' fused weights by itself, and then warns that nothing has their name.
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
             yield
     finally:
         logging.set_verbosity(level)

@@ -217,6 +217,16 @@ def _recipe(document: Document) -> Recipe:
         raise refusal(error, document, Recipe) from error
 
 
+SOURCES: tuple[Place, ...] = (
+    ("data",),
+    ("data", "train"),
+    ("data", "validation"),
+    ("data", "test"),
+    ("evaluate", "general"),
+)
+"""The keys that name sources of rows or texts."""
+
+
 def _overridden(document: Document, overrides: Sequence[str], base: Path) -> Document:
     document.values = in_full(document.values)
     for text in overrides:
@@ -266,15 +276,6 @@ def _from_here(place: Place, value: Any, base: Path) -> Any:
         name = moved_path(value, Path(), base)
         return name if name.startswith(".") else f"./{name}"
     return value
-
-
-SOURCES: tuple[Place, ...] = (
-    ("data",),
-    ("data", "train"),
-    ("data", "validation"),
-    ("data", "test"),
-    ("evaluate", "general"),
-)
 
 
 class Change(NamedTuple):

@@ -1,6 +1,5 @@
 """What methods have in common: what they promise unless they say otherwise, and those that PEFT carries out."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import ModulesToSaveWrapper
+from pydantic import Field
 from torch import nn
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.layers import block_layers, leaf_names, tables, transposed
+from tunesmith.adapt.layers import block_layers, chosen, leaf_names, sizes, tables, transposed
 from tunesmith.contracts import Adapted, Family
 from tunesmith.errors import UserError
 from tunesmith.options import Options
@@ -38,7 +38,7 @@ class MethodOptions(Options):
     artifact: ClassVar[str] = "adapter"
     starts_at_base: ClassVar[bool] = True
     merges: ClassVar[bool] = True
-    layers: ClassVar[str] = ""
+    needs_import: ClassVar[str] = ""
     narrow: ClassVar[bool] = False
 
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
@@ -81,8 +81,6 @@ class PeftMethod(MethodOptions):
             config.trainable_token_indices = {name: list(rows) for name in tables(model)}
         torch.manual_seed(seed)
         with quiet():
-            # PEFT doubles the rank of experts' fused weights by itself, and then warns where they were not asked for.
-            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
             tuned = get_peft_model(model, config)
         trainable = tuple(name for name, parameter in tuned.named_parameters() if parameter.requires_grad)
         return Adapted(tuned, trainable, tuple(head), (self.note(tuned, changed_layers(tuned)),))
@@ -102,6 +100,19 @@ class PeftMethod(MethodOptions):
             raise TypeError(f"{type(model).__name__} holds no adapter")
         # The embeddings never move, and asking PEFT to find that out makes it look for the base on the hub.
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+
+
+class TargetedMethod(PeftMethod):
+    """A method that changes linear layers which can be named."""
+
+    targets: str | tuple[str, ...] = Field(
+        "auto",
+        description="Linear layers to change, by the last parts of their names; `auto`: all in the repeated blocks.",
+    )
+
+    def layers_of(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+        """The layers that are changed, by full name. Raises UserError for targets that the model does not have."""
+        return chosen(linear_layers(model), self.targets, "method.targets")
 
 
 def _put_heads_in_place(tuned: PeftModel) -> None:
@@ -129,17 +140,16 @@ def task_type(model: PreTrainedModel) -> TaskType | None:
     return next((kind for ending, kind in TASK_TYPES.items() if name.endswith(ending)), None)
 
 
-def within(rank: int, layers: Mapping[str, nn.Module], sizes_of: Any, key: str = "method.rank") -> None:
+def require_rank(rank: int, layers: Mapping[str, nn.Module]) -> None:
     """Refuses a rank that a layer does not have. Raises UserError."""
     for name, layer in layers.items():
-        most = min(sizes_of(layer))
-        if rank > most:
-            raise UserError(key, f"{rank} is more than layer {name} has ({sizes_of(layer)})", f"at most {most}")
+        if rank > min(sizes(layer)):
+            found = f"{rank} is more than layer {name} has ({sizes(layer)})"
+            raise UserError("method.rank", found, f"at most {min(sizes(layer))}")
 
 
-def plain_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """As `linear_layers`, for methods that PEFT offers only for `nn.Linear`. Raises UserError for other layers."""
-    layers = linear_layers(model)
+def plain(layers: dict[str, nn.Module], model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The same layers of the model, for methods that PEFT offers only for `nn.Linear`. Raises UserError for others."""
     if transposed(layers.values()):
         raise UserError("method", f"the layers of {type(model).__name__} are no nn.Linear, which it needs", "use lora")
     return layers

@@ -47,7 +47,7 @@ class BottleneckConfig(PeftConfig):
 
 
 class Heard:
-    """What came into a feed-forward sublayer on the way to the adapter beside it."""
+    """What came into a feed-forward sublayer last, on its way to the adapter beside it."""
 
     value: Tensor | None = None
 
@@ -68,26 +68,27 @@ class Bottleneck(nn.Module, BaseTunerLayer):
     """A layer with adapters behind it; those that are active work one after another."""
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
-    other_param_names = ("scale", "activation")
+    other_param_names = ("scale", "activation", "heard")
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig, heard: Heard | None) -> None:
+    def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
-        self.base_layer, self.heard = base_layer, heard
+        self.base_layer = base_layer
         self.bottleneck_down, self.bottleneck_up = nn.ModuleDict(), nn.ModuleDict()
         self.scale: dict[str, float] = {}
         self.activation: dict[str, str] = {}
+        self.heard: dict[str, Heard] = {}
         self._disable_adapters, self.merged_adapters = False, []
-        self._active_adapter = adapter_name
-        self.update_layer(adapter_name, config)
 
-    def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
-        """Adds an adapter that changes nothing yet."""
+    def update_layer(self, adapter_name: str, config: BottleneckConfig, heard: Heard | None) -> None:
+        """Adds an adapter that changes nothing yet. heard: where one in parallel finds what its sublayer takes."""
         width = sizes(self.get_base_layer())[1]
         down, up = nn.Linear(width, config.width), nn.Linear(config.width, width)
         nn.init.zeros_(up.weight)
         nn.init.zeros_(up.bias)
         self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name] = down, up
         self.scale[adapter_name], self.activation[adapter_name] = config.scale, config.activation
+        if heard is not None:
+            self.heard[adapter_name] = heard
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -97,11 +98,9 @@ class Bottleneck(nn.Module, BaseTunerLayer):
             return out
         for name in self.active_adapters:
             if name in self.bottleneck_down:
-                taken = out if self.heard is None else self.heard.value
+                taken = self.heard[name].value if name in self.heard else out
                 squeezed = ACTIVATIONS[self.activation[name]](self.bottleneck_down[name](taken))
                 out = out + self.scale[name] * self.bottleneck_up[name](squeezed)
-        if self.heard is not None:
-            self.heard.value = None
         return out
 
 
@@ -125,16 +124,17 @@ class BottleneckModel(BaseTuner):
         found = BLOCK.match(current_key)
         block = found["block"] if found else ""
         heard: dict[str, Heard] = self.__dict__.setdefault("heard_by_block", {})
-        if isinstance(target, Bottleneck):
-            target.update_layer(adapter_name, peft_config)
-        elif isinstance(target, Listening):
+        if peft_config.listen_modules and re.fullmatch(peft_config.listen_modules, current_key):
+            if not isinstance(target, Listening):
+                listening = Listening(target, heard.setdefault(block, Heard()))
+                self._replace_module(parent, target_name, listening, target)
             return
-        elif peft_config.listen_modules and re.fullmatch(peft_config.listen_modules, current_key):
-            heard[block] = heard.get(block, Heard())
-            self._replace_module(parent, target_name, Listening(target, heard[block]), target)
-        else:
-            beside = heard[block] if peft_config.listen_modules else None
-            self._replace_module(parent, target_name, Bottleneck(target, adapter_name, peft_config, beside), target)
+        layer = target
+        if not isinstance(layer, Bottleneck):
+            layer = Bottleneck(target)
+            layer.set_adapter(adapter_name)
+            self._replace_module(parent, target_name, layer, target)
+        layer.update_layer(adapter_name, peft_config, heard[block] if peft_config.listen_modules else None)
 
 
 TABLES: tuple[tuple[Any, Any], ...] = (

@@ -6,11 +6,8 @@ from typing import ClassVar
 from transformers import PreTrainedModel
 
 from tunesmith.adapt.base import MethodOptions
-from tunesmith.contracts import Adapted, Family
+from tunesmith.contracts import VOCABULARY_HEADS, Adapted, Family
 from tunesmith.errors import UserError
-
-OWN = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM")
-"""Classes whose head is the pre-trained one over the vocabulary."""
 
 
 class Head(MethodOptions):
@@ -21,7 +18,7 @@ class Head(MethodOptions):
     narrow: ClassVar[bool] = True
 
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
-        if auto_class in OWN:
+        if auto_class in VOCABULARY_HEADS:
             raise UserError("method", "this task adds no head to the model, so nothing would learn", "use full or lora")
 
     def adapt(

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.base import PeftMethod, linear_layers, said_of, within
-from tunesmith.adapt.layers import chosen, leaf_names, pattern_of, sizes, transposed
+from tunesmith.adapt.base import TargetedMethod, require_rank, said_of
+from tunesmith.adapt.layers import leaf_names, pattern_of, transposed
 from tunesmith.contracts import Adapted, Family
 from tunesmith.errors import UserError, nearest
 
@@ -25,19 +25,14 @@ INIT: Mapping[str, Any] = {"zero": True, "gaussian": "gaussian", "orthogonal": "
 """What PEFT calls the ways to begin."""
 
 
-class LoRA(PeftMethod):
-    """A low-rank change beside frozen weights."""
+class LoRA(TargetedMethod):
+    """A low-rank change beside frozen weights, also those of experts that have the names of changed layers."""
 
     learning_rate: ClassVar[float] = 5e-4
 
     rank: int = Field(8, ge=1, description="Rank of the change.")
     alpha: float | None = Field(None, gt=0, description="The change is scaled by alpha / rank; None: twice the rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the change.")
-    targets: str | tuple[str, ...] = Field(
-        "auto",
-        description="Linear layers to change, by the last parts of their names; `auto`: all in the repeated blocks. "
-        "Experts of a mixture are changed with the layers of their names.",
-    )
     ranks: Mapping[str, int] = Field(
         default_factory=dict, description="Other ranks, by the last parts of layers' names: `{value: 16}`."
     )
@@ -64,10 +59,10 @@ class LoRA(PeftMethod):
         return self
 
     def configuration(self, model: PreTrainedModel, family: Family, common: Mapping[str, Any]) -> LoraConfig:
-        layers = chosen(linear_layers(model), self.targets, "method.targets")
+        layers = self.layers_of(model)
         own = {place: chosen_by(place, layers) for place in {*self.ranks, *self.alphas}}
         for place, rank in {"": self.rank, **self.ranks}.items():
-            within(rank, own.get(place, {n: v for n, v in layers.items() if not _has_own(n, self.ranks)}), sizes)
+            require_rank(rank, own.get(place, {n: v for n, v in layers.items() if not _has_own(n, self.ranks)}))
         return LoraConfig(
             **common,
             r=self.rank,

@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import nn
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.base import PeftMethod, plain_layers, said_of, within
-from tunesmith.adapt.layers import chosen, pattern_of, sizes
+from tunesmith.adapt.base import TargetedMethod, plain, require_rank, said_of
+from tunesmith.adapt.layers import pattern_of
 from tunesmith.contracts import Family
 
 
-class _Product(PeftMethod):
+class _Product(TargetedMethod):
     """What both have in common."""
 
     learning_rate: ClassVar[float] = 1e-3
@@ -24,10 +24,6 @@ class _Product(PeftMethod):
     rank: int = Field(8, ge=1, description="Rank of the factors.")
     alpha: float | None = Field(None, gt=0, description="The change is scaled by alpha / rank; None: the rank itself.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of layers whose change is left out in a step.")
-    targets: str | tuple[str, ...] = Field(
-        "auto",
-        description="Linear layers to change, by the last parts of their names; `auto`: all in the repeated blocks.",
-    )
 
     def _common(self, layers: Mapping[str, nn.Module], common: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -39,7 +35,7 @@ class _Product(PeftMethod):
         }
 
     def _chosen(self, model: PreTrainedModel) -> dict[str, nn.Module]:
-        return chosen(plain_layers(model), self.targets, "method.targets")
+        return plain(self.layers_of(model), model)
 
 
 class LoHa(_Product):
@@ -47,7 +43,7 @@ class LoHa(_Product):
 
     def configuration(self, model: PreTrainedModel, family: Family, common: Mapping[str, Any]) -> LoHaConfig:
         layers = self._chosen(model)
-        within(self.rank, layers, sizes)
+        require_rank(self.rank, layers)
         return LoHaConfig(**self._common(layers, common))
 
     def note(self, tuned: PeftModel, layers: Sequence[str]) -> str:

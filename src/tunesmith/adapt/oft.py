@@ -8,8 +8,8 @@ from peft import OFTConfig, PeftModel
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.base import PeftMethod, plain_layers, said_of
-from tunesmith.adapt.layers import chosen, pattern_of, sizes
+from tunesmith.adapt.base import TargetedMethod, plain, said_of
+from tunesmith.adapt.layers import pattern_of, sizes
 from tunesmith.contracts import Family
 from tunesmith.errors import UserError
 
@@ -17,7 +17,7 @@ MOST = 32
 """The largest block that is chosen by itself, PEFT's default."""
 
 
-class OFT(PeftMethod):
+class OFT(TargetedMethod):
     """Rotations of frozen weights, which keep the angles between neurons."""
 
     learning_rate: ClassVar[float] = 1e-3
@@ -25,13 +25,9 @@ class OFT(PeftMethod):
     block: int | None = Field(
         None, ge=2, description="Inputs that are rotated together; None: the most up to 32 that divide every layer's."
     )
-    targets: str | tuple[str, ...] = Field(
-        "auto",
-        description="Linear layers to change, by the last parts of their names; `auto`: all in the repeated blocks.",
-    )
 
     def configuration(self, model: PreTrainedModel, family: Family, common: Mapping[str, Any]) -> OFTConfig:
-        layers = chosen(plain_layers(model), self.targets, "method.targets")
+        layers = plain(self.layers_of(model), model)
         most = gcd(*(sizes(layer)[0] for layer in layers.values()))
         fitting = [size for size in range(2, min(MOST, most) + 1) if most % size == 0]
         if (self.block and most % self.block) or not fitting:

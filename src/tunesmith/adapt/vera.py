@@ -7,12 +7,12 @@ from peft import PeftModel, VeraConfig
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.base import PeftMethod, linear_layers, said_of
-from tunesmith.adapt.layers import chosen, pattern_of, transposed
+from tunesmith.adapt.base import TargetedMethod, said_of
+from tunesmith.adapt.layers import pattern_of, transposed
 from tunesmith.contracts import Family
 
 
-class VeRA(PeftMethod):
+class VeRA(TargetedMethod):
     """Scales of shared random low-rank factors."""
 
     learning_rate: ClassVar[float] = 5e-3
@@ -21,13 +21,9 @@ class VeRA(PeftMethod):
     rank: int = Field(64, ge=1, description="Rank of the shared random factors; they cost no trained weights.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the change.")
     initial: float = Field(0.1, gt=0, description="What the inner scales begin with; the outer ones begin at 0.")
-    targets: str | tuple[str, ...] = Field(
-        "auto",
-        description="Linear layers to change, by the last parts of their names; `auto`: all in the repeated blocks.",
-    )
 
     def configuration(self, model: PreTrainedModel, family: Family, common: Mapping[str, Any]) -> VeraConfig:
-        layers = chosen(linear_layers(model), self.targets, "method.targets")
+        layers = self.layers_of(model)
         return VeraConfig(
             **common,
             r=self.rank,

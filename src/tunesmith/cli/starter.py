@@ -6,6 +6,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.deploy import NOTE
 from tunesmith.errors import UserError, named, nearest, shown
 from tunesmith.prepare.detect import detect
 from tunesmith.recipe_yaml import write_value
@@ -156,7 +157,7 @@ def recipe_of(what: Path, settings: Sequence[str] = (), *, model: str | None = N
     from tunesmith.run import is_run
 
     path = what / "recipe.yaml" if is_run(what) else what
-    if (path / "tunesmith.json").is_file():
+    if (path / NOTE).is_file():
         fix = f"give the folder of its run, or a data file; to ask it: tunesmith ask {quote(named(what))}"
         raise UserError(named(what), "is an exported model, which holds neither a recipe nor rows", fix)
     if path.suffix in RECIPE_ENDINGS:

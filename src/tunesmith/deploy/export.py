@@ -13,14 +13,13 @@ from transformers import PreTrainedModel
 
 from tunesmith import commit
 from tunesmith.contracts import Artifact
-from tunesmith.deploy import EXPORTERS
+from tunesmith.deploy import EXPORTERS, NOTE
 from tunesmith.deploy.card import model_card
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.parity import check_parity
 from tunesmith.errors import CheckFailed, UserError
 from tunesmith.quiet import quiet
 
-NOTE = "tunesmith.json"
 FORMAT = 1
 Writer = Callable[[Parcel, Path], None]
 
@@ -109,6 +108,6 @@ def _note(kind: str, parcel: Parcel) -> dict[str, object]:
         "base_revision": card.revision,
         "base_sha256": card.weights_sha256,
         "max_tokens": parcel.max_tokens,
-        **({"layers": parcel.method.layers} if kind == "adapter" and parcel.method.layers else {}),
+        **({"needs_import": parcel.method.needs_import} if kind == "adapter" and parcel.method.needs_import else {}),
         **({"vocabulary": parcel.foundation.embedded} if parcel.foundation.grown else {}),
     }

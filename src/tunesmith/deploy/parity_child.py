@@ -44,8 +44,8 @@ def main(work: Path) -> None:
     if request["kind"] == "adapter":
         from peft import PeftModel
 
-        if request["layers"]:
-            importlib.import_module(request["layers"])
+        if request["needs_import"]:
+            importlib.import_module(request["needs_import"])
         config = transformers.AutoConfig.from_pretrained(request["artifact"])
         base = auto.from_pretrained(request["base"], config=config, dtype=torch.float32)
         if request["vocabulary"] is not None:
@@ -63,7 +63,7 @@ def main(work: Path) -> None:
     with torch.inference_mode():
         for number, batch in batches.items():
             outputs |= {f"{number}/{name}": values for name, values in reduced(model(**batch), batch).items()}
-    assert "tunesmith" not in sys.modules or (request["kind"] == "adapter" and request["layers"])
+    assert "tunesmith" not in sys.modules or (request["kind"] == "adapter" and request["needs_import"])
     save_file(outputs, work / "outputs.safetensors")
 
 

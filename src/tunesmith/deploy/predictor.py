@@ -14,7 +14,8 @@ from torch import nn
 from tunesmith import commit
 from tunesmith.batch import Encoded, encoded, padding_for
 from tunesmith.contracts import Codec, Family, Record, Task
-from tunesmith.deploy.export import FORMAT, NOTE
+from tunesmith.deploy import NOTE
+from tunesmith.deploy.export import FORMAT
 from tunesmith.errors import BadRow, UserError
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.generate import Speaker, with_replies
@@ -152,8 +153,8 @@ def _full(folder: Path, note: Mapping[str, Any]) -> nn.Module:
 def _adapted(folder: Path, note: Mapping[str, Any], find_base: BaseFinder) -> nn.Module:
     from peft import PeftModel
 
-    if note.get("layers", "").startswith("tunesmith."):  # a file does not say which other code is run
-        importlib.import_module(note["layers"])
+    if note.get("needs_import", "").startswith("tunesmith."):  # a file does not say which other code is run
+        importlib.import_module(note["needs_import"])
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     base = _load(note["auto_class"], find_base(note["base"], note["base_revision"]), config)
     with quiet():

@@ -25,7 +25,7 @@ def usage(kind: str, parcel: Parcel) -> str:
     names = ", ".join(sorted({parcel.auto_class, "AutoTokenizer", *imports, *_configs(kind, parcel)}))
     lines = [
         *(["import torch"] if "torch." in code else []),
-        *([f"import {parcel.method.layers}"] if kind == "adapter" and parcel.method.layers else []),
+        *([f"import {parcel.method.needs_import}"] if kind == "adapter" and parcel.method.needs_import else []),
         *(["from peft import PeftModel"] if kind == "adapter" else []),
         f"from transformers import {names}\n",
         *_loading(kind, parcel),

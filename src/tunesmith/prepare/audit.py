@@ -14,6 +14,7 @@ from tunesmith.errors import BadRow, shown
 from tunesmith.given import PredictionKind
 from tunesmith.prepare.split import text_key
 
+MARKS = re.compile(r"[\W_]+")
 CHECKS = Catalog(
     "check",
     repeats="tunesmith.prepare.audit:repeats",
@@ -141,14 +142,15 @@ def leaks(splits: Splits, task: Task) -> Iterator[Finding]:
 
 def near(splits: Splits, task: Task) -> Iterator[Finding]:
     """Texts that judge and differ from one to learn from by so little that they say nothing of new ones."""
-    known = {_letters(record) for record in splits["train"]}
-    exact = {text_key(record) for record in splits["train"]}
+    asked = {_letters(record) for name in ("validation", "test") for record in splits.get(name, ())}
+    known, exact = set(), set()
+    for record in splits["train"] if asked else ():  # only what is asked for is kept: training rows may be millions
+        if any(key := _letters(record)) and key in asked:
+            known.add(key)
+            exact.add(text_key(record))
     for name in ("validation", "test"):
-        alike = [
-            record
-            for record in splits.get(name, ())
-            if text_key(record) not in exact and any(key := _letters(record)) and key in known
-        ]
+        rows = splits.get(name, ())
+        alike = [record for record in rows if _letters(record) in known and text_key(record) not in exact]
         if alike:
             what = "differ from a training row only by case, punctuation or white space, which makes scores too good"
             yield Finding("near", "warning", f"{len(alike)} {name} rows {what}", len(alike), _where(alike))
@@ -156,7 +158,7 @@ def near(splits: Splits, task: Task) -> Iterator[Finding]:
 
 def _letters(record: Record) -> tuple[str, ...]:
     """The inputs without what marks, spaces and capitals add."""
-    return tuple("".join(filter(str.isalnum, str(value).casefold())) for value in record.inputs.values())
+    return tuple(MARKS.sub("", str(value).casefold()) for value in record.inputs.values())
 
 
 def spellings(splits: Splits, task: Task) -> Iterator[Finding]:

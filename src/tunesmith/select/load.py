@@ -12,16 +12,13 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from tunesmith.contracts import Foundation
+from tunesmith.contracts import VOCABULARY_HEADS, Foundation
 from tunesmith.errors import UserError
 from tunesmith.quiet import quiet
 from tunesmith.select.foundation import supported
 
 BACKBONE = re.compile(r"\.\d+\.|embed")
 """Names of weights in repeated blocks and embeddings, which only pre-training gives."""
-
-
-VOCABULARY_HEADS = ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM")
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,10 @@ CHATML = (
     "{{ bos_token }}"
     "{% if tools %}{{ '<|im_start|>system\\n' }}"
     "{% if messages[0].role == 'system' %}{{ messages[0].content + '\\n\\n' }}{% endif %}"
-    "{{ '# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\\n<tools>' }}"
+    "{{ 'Functions that can be called:\\n<tools>' }}"
     "{% for tool in tools %}{{ '\\n' + (tool | tojson) }}{% endfor %}"
-    "{{ '\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments within "
-    "<tool_call></tool_call> XML tags:\\n<tool_call>\\n"
-    '{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call><|im_end|>\\n\' }}'
+    "{{ '\\n</tools>\\n\\nA call is written as\\n<tool_call>\\n"
+    '{"name": NAME, "arguments": {KEY: VALUE}}\\n</tool_call><|im_end|>\\n\' }}'
     "{% endif %}"
     "{% for message in messages %}"
     "{% if message.role == 'tool' %}"
@@ -54,7 +52,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""`<|im_start|>role`, for tokenizers that have its two tokens; tools and calls as Qwen's models know them."""
+"""`<|im_start|>role`, for tokenizers that have its two tokens; tools and calls in the tags that Qwen's models use."""
 TEMPLATES: Mapping[str, str] = {"plain": PLAIN, "chatml": CHATML}
 NEEDED = {"chatml": ("<|im_start|>", "<|im_end|>")}
 """Tokens without which a named template would be read as mere text."""
