@@ -90,6 +90,10 @@ def opened(folder: Path, base: Path) -> Predictor:
         ("bart", "classification", "lora", "adapter"),
         ("bert", "classification", "adapter", "adapter"),
         ("gpt2", "regression", "ia3", "safetensors"),
+        ("bert", "classification", "prompt", "adapter"),  # of the last four, PEFT alone serves the first
+        ("llama", "classification", "p_tuning", "adapter"),
+        ("bert", "classification", "prefix", "adapter"),
+        ("t5", "classification", "prefix", "adapter"),
     ],
 )
 def test_an_artefact_gives_the_same_outputs_in_a_fresh_process_and_in_ours(

@@ -77,6 +77,14 @@ def test_layers_are_found_by_their_role_in_every_kind_of_model(kind: str, role: 
         ("vera", {"rank": 16}, 2 * (6 * 16 + 5 * 32 + 48) + 32 * 3 + 3),
         ("loha", {"rank": 4}, 2 * (4 * 2 * 4 * 64 + 2 * 2 * 4 * 80) + 32 * 3 + 3),
         ("oft", {"block": 16}, 2 * (5 * 2 + 3) * (16 * 15 // 2) + 32 * 3 + 3),
+        ("prompt", {"tokens": 7}, 7 * 32 + 32 * 3 + 3),
+        ("p_tuning", {"tokens": 7, "width": 9}, 7 * 32 + (32 * 9 + 9) + (9 * 9 + 9) + (9 * 32 + 32) + 32 * 3 + 3),
+        ("prefix", {"tokens": 7}, 7 * 2 * 2 * 32 + 32 * 3 + 3),
+        (
+            "prefix",
+            {"tokens": 7, "projection": True, "width": 9},
+            7 * 32 + (32 * 9 + 9) + (9 + 1) * 2 * 2 * 32 + 32 * 3 + 3,
+        ),
     ],
 )
 def test_as_much_moves_as_the_formula_says(method: str, options: dict[str, Any], count: int, bases: Path) -> None:

@@ -69,7 +69,7 @@ def _one(foundation: Foundation, task: Task, method: Method, setting: Setting) -
     if setting.gradient_checkpointing:
         loaded.model.activation_checkpointing_enable()
         loaded.model.enable_input_require_grads()  # type: ignore[no-untyped-call]
-    adapted = method.adapt(loaded.model, foundation.family, loaded.head, setting.seed, tuple(foundation.grown))
+    adapted = method.adapt(loaded.model, foundation.codec, loaded.head, setting.seed, tuple(foundation.grown))
     return replace(adapted, notes=(*loaded.notes, *adapted.notes))
 
 

@@ -37,6 +37,8 @@ def require_packing(house: House, foundation: Foundation) -> None:
     """Refuses packing for rows that cannot stand behind one another. Raises UserError."""
     if house.recipe.train.packing and not (house.recipe.task.packs and foundation.family is Family.DECODER):
         raise UserError("train.packing", "is for texts that a decoder learns token by token", "leave the key out")
+    if house.recipe.train.packing and house.recipe.method.positions(foundation.family):
+        raise UserError("train.packing", "would let several texts share what the method puts before each", "use lora")
 
 
 def laid(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> Padding:

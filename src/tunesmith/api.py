@@ -124,7 +124,7 @@ def view(recipe: Recipe, base: Path, *, split: str = "train", row: int = 0) -> d
         raise UserError("--row", f"{split} has no row {row}", f"its rows are 0 to {len(records) - 1}")
     foundation = open_foundation(recipe.model, base)
     require_heads(foundation, corpus.task, recipe.method)
-    view = row_view(corpus.task, records[row], foundation.codec, window(foundation, recipe.data))
+    view = row_view(corpus.task, records[row], foundation.codec, window(foundation, recipe))
     return {"split": split, "row": row, "where": records[row].where, **view}
 
 

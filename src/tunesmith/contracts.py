@@ -350,8 +350,8 @@ class Method(Protocol):
     """Whether the model's outputs are the base's before the first step."""
     merges: ClassVar[bool]
     """Whether a plain model can hold what was learned."""
-    needs_import: ClassVar[str]
-    """The module that must be imported before PEFT can load the adapter; none for methods that are PEFT's own."""
+    loader: ClassVar[str]
+    """The function, as `module:name`, that puts an adapter's file on its base; none where PEFT does it alone."""
     narrow: ClassVar[bool]
     """Whether so little moves that even a few rows may be too much to learn by heart."""
 
@@ -361,8 +361,14 @@ class Method(Protocol):
         Raises UserError.
         """
 
+    def positions(self, family: Family) -> int:
+        """How many of the positions of a model's own texts are used up by what the method puts before them."""
+
+    def loads_plainly(self, family: Family, auto_class: str, config: PretrainedConfig) -> bool:
+        """Whether PEFT alone puts the adapter's file on its base and gives the same outputs."""
+
     def adapt(
-        self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
+        self, model: PreTrainedModel, codec: Codec, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
         """The model with exactly the right parameters set to move.
 

@@ -45,7 +45,7 @@ def replies(
     world = run.world
     left = codec.family is Family.DECODER
     beside = Padding(padding.columns, side="left" if left else "right", multiple=1)
-    room = positions(codec)
+    room = positions(codec, model)
     order = np.argsort(prompts.lengths, kind="stable")
     mine = order[world.rank :: world.size]
     found: list[NDArray[np.float64]] = []
@@ -70,10 +70,13 @@ def replies(
     return found_replies
 
 
-def positions(codec: Codec) -> int | None:
-    """The most tokens that a text of the model's own can have; None where nothing limits it."""
+def positions(codec: Codec, model: nn.Module | None = None) -> int | None:
+    """The most tokens that a text of the model's own can have; None where nothing limits it.
+
+    model: one that reads something before each text says how many positions that has `taken`.
+    """
     most = getattr(codec.config.get_text_config(), "max_position_embeddings", None)
-    return int(most) if most else None
+    return int(most) - int(getattr(model, "taken", 0)) if most else None
 
 
 def within(decoding: Decoding, room: int | None, prompt: int, decoder: bool) -> Decoding:

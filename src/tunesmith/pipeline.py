@@ -38,7 +38,6 @@ from tunesmith.house import House, Prepared, Screen
 from tunesmith.prepare.audit import picture
 from tunesmith.prepare.corpus import file_hashes, read_corpus, without
 from tunesmith.prepare.encode import encode_corpus, lengths
-from tunesmith.prepare.options import DataOptions
 from tunesmith.quiet import quiet
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
@@ -137,7 +136,7 @@ def prepare(house: House, foundation: Foundation) -> Prepared:
     house.screen.stage("prepare", _sources(house.recipe))
     corpus = read_corpus(data, house.recipe.task, base=house.base, seed=house.recipe.seed)
     _require_same(house, corpus)
-    most = window(foundation, data)
+    most = window(foundation, house.recipe)
     cache = run.folder.parent / ".cache" if data.cache else None
     rows = encode_corpus(corpus, foundation.codec, most, cache=cache, world=house.world)
     corpus = without(corpus, {split: encoded_rows.refused for split, encoded_rows in rows.items()})
@@ -177,9 +176,10 @@ def prepare(house: House, foundation: Foundation) -> Prepared:
     return Prepared(corpus, rows, padding, most)
 
 
-def window(foundation: Foundation, data: DataOptions) -> int:
+def window(foundation: Foundation, recipe: Recipe) -> int:
     """Most tokens of a row that the model gets to see."""
-    return min(foundation.card.context_tokens, data.max_tokens or MOST_TOKENS)
+    room = foundation.card.context_tokens - recipe.method.positions(foundation.family)
+    return min(room, recipe.data.max_tokens or MOST_TOKENS)
 
 
 def _require_same(house: House, corpus: Corpus) -> None:

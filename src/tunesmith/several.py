@@ -5,9 +5,6 @@ from typing import Any
 
 from torch import nn
 
-WRAPPED = "base_model.model."
-"""What PEFT puts before the names of a model's parameters."""
-
 
 class Several(nn.Module):
     """Models by name that share what is pre-trained; each call says which of them answers."""
@@ -46,9 +43,9 @@ def _share(model: nn.Module, head: Sequence[str], known: dict[str, nn.Parameter]
     Parameters are the same where their names are, without the name of the backbone in its class, and their shapes.
     One that the model itself uses in two places (embeddings that are also the output layer) stays one.
     """
-    prefix = _backbone(model)
+    wrapped, prefix = _beginnings(model)
     places = [
-        (module, key, parameter, f"{path}.{key}".removeprefix(WRAPPED).removeprefix(prefix))
+        (module, key, parameter, f"{path}.{key}".removeprefix(wrapped).removeprefix(prefix))
         for path, module in model.named_modules()
         for key, parameter in module._parameters.items()
         if parameter is not None
@@ -65,9 +62,10 @@ def _share(model: nn.Module, head: Sequence[str], known: dict[str, nn.Parameter]
             module._parameters[key] = swapped[id(parameter)]
 
 
-def _backbone(model: nn.Module) -> str:
-    """The beginning of the names of the pre-trained part's parameters, `bert.` say."""
+def _beginnings(model: nn.Module) -> tuple[str, str]:
+    """What PEFT puts before the names of a model's parameters, and how those of the pre-trained part begin then."""
     unwrap: Any = getattr(model, "get_base_model", None)
     inner: Any = unwrap() if unwrap is not None else model
+    place = next(name for name, module in model.named_modules() if module is inner)
     prefix = str(inner.base_model_prefix)
-    return f"{prefix}." if prefix in dict(inner.named_children()) else ""
+    return f"{place}." if place else "", f"{prefix}." if prefix in dict(inner.named_children()) else ""

@@ -15,4 +15,7 @@ METHODS = Catalog(
     loha="tunesmith.adapt.lycoris:LoHa",
     lokr="tunesmith.adapt.lycoris:LoKr",
     oft="tunesmith.adapt.oft:OFT",
+    prompt="tunesmith.adapt.prompt:Prompt",
+    p_tuning="tunesmith.adapt.prompt:PTuning",
+    prefix="tunesmith.adapt.prefix:Prefix",
 )

@@ -20,7 +20,7 @@ class Adapter(PeftMethod):
 
     learning_rate: ClassVar[float] = 1e-3
     merges: ClassVar[bool] = False
-    needs_import: ClassVar[str] = "tunesmith.adapt.bottleneck"
+    loader: ClassVar[str] = "tunesmith.adapt.bottleneck:load"
 
     places: Literal["houlsby", "pfeiffer", "parallel"] = Field(
         "houlsby",

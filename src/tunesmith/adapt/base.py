@@ -10,10 +10,10 @@ from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from pydantic import Field
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tunesmith.adapt.layers import block_layers, chosen, leaf_names, sizes, tables, transposed
-from tunesmith.contracts import Adapted, Family
+from tunesmith.contracts import Adapted, Codec, Family
 from tunesmith.errors import UserError
 from tunesmith.options import Options
 from tunesmith.quiet import quiet
@@ -38,16 +38,28 @@ class MethodOptions(Options):
     artifact: ClassVar[str] = "adapter"
     starts_at_base: ClassVar[bool] = True
     merges: ClassVar[bool] = True
-    needs_import: ClassVar[str] = ""
+    loader: ClassVar[str] = ""
     narrow: ClassVar[bool] = False
 
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
         """Every model will do."""
 
+    def positions(self, family: Family) -> int:
+        return 0
+
+    def loads_plainly(self, family: Family, auto_class: str, config: PretrainedConfig) -> bool:
+        return not self.loader
+
     def merge(self, model: nn.Module) -> PreTrainedModel:
+        self.require_merging()
         if not isinstance(model, PreTrainedModel):
             raise TypeError(f"{type(model).__name__} is not a transformers model")
         return model
+
+    def require_merging(self) -> None:
+        """Refuses to make a plain model of what none can hold. Raises UserError."""
+        if not self.merges:
+            raise UserError("deploy.formats", "no plain model can hold what this method learns", "use adapter")
 
     def save(self, model: nn.Module, folder: Path) -> None:
         raise UserError("deploy.formats", "there is no adapter to write", "use safetensors")
@@ -68,13 +80,13 @@ class PeftMethod(MethodOptions):
         self.configuration(model, family, {})
 
     def adapt(
-        self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
+        self, model: PreTrainedModel, codec: Codec, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
-        if rows and family is Family.ENCODER_DECODER:
+        if rows and codec.family is Family.ENCODER_DECODER:
             found = "PEFT trains single rows of embeddings in one place, and encoder-decoders hold them in several"
             raise UserError("model.new_tokens", found, "use method: full")
         common = {"task_type": task_type(model), "modules_to_save": list(head)}
-        config = self.configuration(model, family, common)
+        config = self.configuration(model, codec.family, common)
         if rows:
             if not hasattr(config, "trainable_token_indices"):
                 raise UserError("model.new_tokens", "this method cannot train rows of embeddings", "use method: lora")
@@ -88,18 +100,13 @@ class PeftMethod(MethodOptions):
     def merge(self, model: nn.Module) -> PreTrainedModel:
         if not isinstance(model, PeftModel):
             raise TypeError(f"{type(model).__name__} holds no adapter")
-        if not self.merges:
-            raise UserError("deploy.formats", "no plain model can hold what this method learns", "use adapter")
+        self.require_merging()
         _put_heads_in_place(model)
         merged: PreTrainedModel = model.merge_and_unload()
         return merged
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """As PEFT writes it, and loads it with `PeftModel.from_pretrained`."""
-        if not isinstance(model, PeftModel):
-            raise TypeError(f"{type(model).__name__} holds no adapter")
-        # The embeddings never move, and asking PEFT to find that out makes it look for the base on the hub.
-        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        save_adapter(model, folder)
 
 
 class TargetedMethod(PeftMethod):
@@ -113,6 +120,14 @@ class TargetedMethod(PeftMethod):
     def layers_of(self, model: PreTrainedModel) -> dict[str, nn.Module]:
         """The layers that are changed, by full name. Raises UserError for targets that the model does not have."""
         return chosen(linear_layers(model), self.targets, "method.targets")
+
+
+def save_adapter(model: nn.Module, folder: Path) -> None:
+    """Writes the adapter as PEFT does, which loads it with `PeftModel.from_pretrained`."""
+    if not isinstance(model, PeftModel):
+        raise TypeError(f"{type(model).__name__} holds no adapter")
+    # The embeddings never move, and asking PEFT to find that out makes it look for the base on the hub.
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
 
 
 def _put_heads_in_place(tuned: PeftModel) -> None:

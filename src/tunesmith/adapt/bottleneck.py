@@ -1,4 +1,4 @@
-"""Bottleneck adapters as a method of PEFT: once this module is imported, `PeftModel.from_pretrained` loads them.
+"""Bottleneck adapters as a method of PEFT: `load` puts a file on its base, as does PEFT once this module is imported.
 
 An adapter is h + scale · up(f(down(h))) behind a layer (arXiv:1902.00751, section 2; arXiv:2005.00247, section 2), or,
 in parallel, a feed-forward sublayer's output plus scale · up(f(down(x))) of its input (arXiv:2110.04366, section 3.3).
@@ -11,13 +11,15 @@ The file is PEFT's: `adapter_config.json` with `peft_type: BOTTLENECK` and the f
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.functional import gelu, relu, silu
+from transformers import PreTrainedModel
 
 from tunesmith.adapt.layers import BLOCK, sizes
 
@@ -135,6 +137,11 @@ class BottleneckModel(BaseTuner):
             layer.set_adapter(adapter_name)
             self._replace_module(parent, target_name, layer, target)
         layer.update_layer(adapter_name, peft_config, heard[block] if peft_config.listen_modules else None)
+
+
+def load(model: PreTrainedModel, folder: Path | str) -> PeftModel:
+    """The base `model` with the adapters that lie in `folder`."""
+    return PeftModel.from_pretrained(model, str(folder))
 
 
 TABLES: tuple[tuple[Any, Any], ...] = (

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.adapt.base import MethodOptions
 from tunesmith.adapt.layers import computed_weights
-from tunesmith.contracts import Adapted, Family
+from tunesmith.contracts import Adapted, Codec
 
 
 class Full(MethodOptions):
@@ -18,7 +18,7 @@ class Full(MethodOptions):
     artifact: ClassVar[str] = "safetensors"
 
     def adapt(
-        self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
+        self, model: PreTrainedModel, codec: Codec, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
         computed = computed_weights(model)
         for name, parameter in model.named_parameters():

@@ -6,7 +6,7 @@ from typing import ClassVar
 from transformers import PreTrainedModel
 
 from tunesmith.adapt.base import MethodOptions
-from tunesmith.contracts import VOCABULARY_HEADS, Adapted, Family
+from tunesmith.contracts import VOCABULARY_HEADS, Adapted, Codec, Family
 from tunesmith.errors import UserError
 
 
@@ -22,7 +22,7 @@ class Head(MethodOptions):
             raise UserError("method", "this task adds no head to the model, so nothing would learn", "use full or lora")
 
     def adapt(
-        self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
+        self, model: PreTrainedModel, codec: Codec, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
         if not head:
             raise UserError("method", "the model has this task's head already", "use full, partial or lora")

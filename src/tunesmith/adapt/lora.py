@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.adapt.base import TargetedMethod, require_rank, said_of
 from tunesmith.adapt.layers import leaf_names, pattern_of, transposed
-from tunesmith.contracts import Adapted, Family
+from tunesmith.contracts import Adapted, Codec, Family
 from tunesmith.errors import UserError, nearest
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -83,9 +83,9 @@ class LoRA(TargetedMethod):
         return f"LoRA of rank {self.rank} on {said_of(layers)}"
 
     def adapt(
-        self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
+        self, model: PreTrainedModel, codec: Codec, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
-        adapted = super().adapt(model, family, head, seed, rows)
+        adapted = super().adapt(model, codec, head, seed, rows)
         if self.init == "pissa":
             began = get_peft_model_state_dict(adapted.model, save_embedding_layers=False)
             setattr(adapted.model, START, {name: tensor.detach().clone() for name, tensor in began.items()})

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from tunesmith.adapt.base import MethodOptions
 from tunesmith.adapt.layers import blocks, computed_weights
-from tunesmith.contracts import Adapted, Family
+from tunesmith.contracts import Adapted, Codec, Family
 from tunesmith.errors import UserError, nearest
 
 
@@ -43,7 +43,7 @@ class Partial(MethodOptions):
         self._moving(model)
 
     def adapt(
-        self, model: PreTrainedModel, family: Family, head: Sequence[str], seed: int, rows: Sequence[int] = ()
+        self, model: PreTrainedModel, codec: Codec, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
         if rows:
             raise UserError("model.new_tokens", "this method would leave them untrained", "use full or lora")

@@ -76,7 +76,6 @@ def write_adapter(parcel: Parcel, folder: Path) -> None:
     config = model.peft_config["default"]
     config.base_model_name_or_path = parcel.foundation.portable_name
     config.revision = parcel.foundation.card.revision
-    config.inference_mode = True
     parcel.method.save(model, folder)
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
@@ -108,6 +107,6 @@ def _note(kind: str, parcel: Parcel) -> dict[str, object]:
         "base_revision": card.revision,
         "base_sha256": card.weights_sha256,
         "max_tokens": parcel.max_tokens,
-        **({"needs_import": parcel.method.needs_import} if kind == "adapter" and parcel.method.needs_import else {}),
+        **({"loader": parcel.method.loader} if kind == "adapter" and parcel.method.loader else {}),
         **({"vocabulary": parcel.foundation.embedded} if parcel.foundation.grown else {}),
     }

@@ -43,3 +43,10 @@ class Parcel:
     @property
     def auto_class(self) -> str:
         return self.task.auto_class(self.foundation.family)
+
+    @property
+    def loader(self) -> str:
+        """The function that puts the adapter on its base, as `module:name`; none where PEFT does it alone."""
+        foundation = self.foundation
+        plain = self.method.loads_plainly(foundation.family, self.auto_class, foundation.config)
+        return "" if plain else self.method.loader

@@ -42,7 +42,7 @@ def check_parity(folder: Path, kind: str, parcel: Parcel) -> dict[str, Any]:
             "kind": kind,
             "base": str(parcel.foundation.folder),
             "auto_class": parcel.auto_class,
-            "needs_import": parcel.method.needs_import,
+            "loader": parcel.loader,
             "vocabulary": parcel.foundation.embedded if parcel.foundation.grown else None,
         }
         (work / "request.json").write_text(json.dumps(request))

@@ -28,6 +28,8 @@ def reduced(output: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if getattr(output, name, None) is None:
             continue
         values = getattr(output, name).detach().to(torch.float32).cpu()
+        if values.ndim == 3 and "decoder_input_ids" not in inputs:
+            values = values[:, -inputs["input_ids"].shape[1] :]  # PEFT gives an output for each vector of a prompt too
         if values.ndim == 3 and values.shape[-1] > WIDE:
             mask = inputs["attention_mask"].cpu() if "decoder_input_ids" not in inputs else torch.ones(values.shape[:2])
             last = (mask * torch.arange(1, mask.shape[1] + 1)).argmax(dim=1)
@@ -44,13 +46,15 @@ def main(work: Path) -> None:
     if request["kind"] == "adapter":
         from peft import PeftModel
 
-        if request["needs_import"]:
-            importlib.import_module(request["needs_import"])
+        load = PeftModel.from_pretrained
+        if request["loader"]:
+            module, _, name = request["loader"].partition(":")
+            load = getattr(importlib.import_module(module), name)
         config = transformers.AutoConfig.from_pretrained(request["artifact"])
         base = auto.from_pretrained(request["base"], config=config, dtype=torch.float32)
         if request["vocabulary"] is not None:
             base.resize_token_embeddings(request["vocabulary"], mean_resizing=False)
-        model = PeftModel.from_pretrained(base, request["artifact"])
+        model = load(base, request["artifact"])
     else:
         model = auto.from_pretrained(request["artifact"], dtype=torch.float32)
     model.eval()
@@ -63,7 +67,7 @@ def main(work: Path) -> None:
     with torch.inference_mode():
         for number, batch in batches.items():
             outputs |= {f"{number}/{name}": values for name, values in reduced(model(**batch), batch).items()}
-    assert "tunesmith" not in sys.modules or (request["kind"] == "adapter" and request["needs_import"])
+    assert "tunesmith" not in sys.modules or (request["kind"] == "adapter" and request["loader"])
     save_file(outputs, work / "outputs.safetensors")
 
 

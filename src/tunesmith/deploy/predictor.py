@@ -153,14 +153,16 @@ def _full(folder: Path, note: Mapping[str, Any]) -> nn.Module:
 def _adapted(folder: Path, note: Mapping[str, Any], find_base: BaseFinder) -> nn.Module:
     from peft import PeftModel
 
-    if note.get("needs_import", "").startswith("tunesmith."):  # a file does not say which other code is run
-        importlib.import_module(note["needs_import"])
+    load: Callable[[Any, str], nn.Module] = PeftModel.from_pretrained
+    module, _, name = note.get("loader", "").partition(":")
+    if module.startswith("tunesmith."):  # a file does not say which other code is run
+        load = getattr(importlib.import_module(module), name)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     base = _load(note["auto_class"], find_base(note["base"], note["base_revision"]), config)
     with quiet():
         if "vocabulary" in note:
             base.resize_token_embeddings(note["vocabulary"], mean_resizing=False)
-        return PeftModel.from_pretrained(base, str(folder))
+        return load(base, str(folder))
 
 
 def _load(auto_class: str, folder: Path, config: Any) -> Any:

@@ -23,11 +23,13 @@ def usage(kind: str, parcel: Parcel) -> str:
     """The code as markdown, and what its output means; it runs as it stands, but for paths. kind: the artefact's."""
     imports, code, said = _use(parcel)
     names = ", ".join(sorted({parcel.auto_class, "AutoTokenizer", *imports, *_configs(kind, parcel)}))
+    module, _, name = parcel.loader.partition(":")
     lines = [
         *(["import torch"] if "torch." in code else []),
-        *([f"import {parcel.method.needs_import}"] if kind == "adapter" and parcel.method.needs_import else []),
-        *(["from peft import PeftModel"] if kind == "adapter" else []),
-        f"from transformers import {names}\n",
+        *(["from peft import PeftModel"] if kind == "adapter" and not parcel.loader else []),
+        f"from transformers import {names}",
+        *([f"from {module} import {name}"] if kind == "adapter" and parcel.loader else []),
+        "",
         *_loading(kind, parcel),
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         code,
@@ -46,6 +48,7 @@ def _loading(kind: str, parcel: Parcel) -> list[str]:
     auto = parcel.auto_class
     if kind != "adapter":
         return [f'folder = "{FOLDER}"', f"model = {auto}.from_pretrained(folder).eval()"]
+    load = parcel.loader.partition(":")[2] or "PeftModel.from_pretrained"
     ends = ["model.generation_config = GenerationConfig.from_pretrained(folder)"] if _writes(parcel) else []
     return [
         f'folder = "{FOLDER}"',
@@ -57,7 +60,7 @@ def _loading(kind: str, parcel: Parcel) -> list[str]:
             else []
         ),
         *ends,
-        "model = PeftModel.from_pretrained(model, folder).eval()",
+        f"model = {load}(model, folder).eval()",
     ]
 
 
