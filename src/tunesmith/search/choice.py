@@ -81,7 +81,7 @@ def standings(scored: Mapping[str, Scored], rules: Rules) -> dict[str, Standing]
     for name, one in known.items():
         others = [leads(one, other, rules) for other_name, other in known.items() if other_name != name]
         within[name] = max((p_within(lead, rules) for lead in others), default=1.0)
-        worse[name] = min(1.0, len(others) * min((p_worse(lead, rules) for lead in others), default=1.0))
+        worse[name] = min([1.0, *(len(others) * p_worse(lead, rules) for lead in others)])
     within, worse = holm(within), holm(worse)
     found = {}
     for name, one in known.items():

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from tunesmith.search.results import FORMAT, Trial, results
 from tunesmith.search.variants import Variant, read_variants
 from tunesmith.train.journal import read_journal
 
-FILE, PLAN = "comparison.json", "plan.json"
+FILE, PLAN, TRIALS = "comparison.json", "plan.json", "trials"
 MOST_THREADS = 2
 """Of a trial, where the environment says nothing: the same on every machine with as many cores, whatever the jobs."""
 
@@ -58,7 +59,7 @@ def compare(recipe: Recipe, options: CompareOptions, folder: Path, base: Path, s
         for variant in variants:
             if variant.name in refused:
                 screen.say(f"{variant.text} cannot be used here: {refused[variant.name]}")
-        ground = survey(recipe, foundation, base, folder / "trials" / ".cache")
+        ground = survey(recipe, foundation, base, folder / TRIALS / ".cache")
         bench = Bench(recipe, options, folder, base, ground, _crew(options, folder), screen)
         _keep(folder, options=options.model_dump(mode="json"))
         rows = ", ".join(f"{count} {split}" for split, count in ground.rows.items())
@@ -138,7 +139,7 @@ def _probe(bench: Bench, variants: Sequence[Variant]) -> dict[str, dict[str, Any
     places, jobs = {}, list[Job]()
     for variant in variants:
         for rate in tried[variant.name]:
-            folder = bench.folder / "probes" / f"{variant.name}-rate{rate:g}"
+            folder = bench.folder / TRIALS / f"{variant.name}-rate{rate:g}"
             places[variant.name, rate] = folder
             jobs += _open(bench, folder, probe_recipe(bench.recipe, variant, bench.ground, rate=rate), "rehearse")
     failed = _carried_out(bench, jobs)
@@ -151,6 +152,8 @@ def _probe(bench: Bench, variants: Sequence[Variant]) -> dict[str, dict[str, Any
         found[name] = {"rate": best, "probes": probes}
         losses = ", ".join(f"{probe['rate']:g}: {figures(probe['loss'])[0]}" for probe in probes)
         bench.screen.say(f"{variant.text}: rate {best:g} (validation loss by rate {losses})")
+    for folder in places.values():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # as large as those of trials, and of no more use
     return found
 
 
@@ -172,7 +175,7 @@ def _try(bench: Bench, able: Sequence[Variant]) -> list[Trial]:
     places, jobs, planned = {}, list[Job](), []
     for seed in seeds:
         for variant in able:
-            folder, rate = bench.folder / "trials" / f"{variant.name}-seed{seed}", bench.rates[variant.name]["rate"]
+            folder, rate = bench.folder / TRIALS / f"{variant.name}-seed{seed}", bench.rates[variant.name]["rate"]
             places[variant.name, seed] = folder
             planned.append({"folder": folder.name, "method": variant.text, "seed": seed, "rate": rate})
             jobs += _open(bench, folder, trial_recipe(bench.recipe, variant, seed=seed, rate=rate), "run")
