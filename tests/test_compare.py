@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,8 @@ def test_scores_can_be_told_from_predictions_without_sums(make: Any, tmp_path: P
     for name, entry in found.items():
         if entry["value"] is not None:
             assert find(name)(judged.predictions) == pytest.approx(entry["value"], rel=1e-9), name
+        low, high = replace(judged, metric=find(name)).reach()
+        assert low <= high
 
 
 def test_a_score_that_its_rows_do_not_give_is_refused(tmp_path: Path) -> None:
@@ -282,7 +285,9 @@ def test_what_is_found_is_what_the_trials_have(compared: tuple[Path, dict[str, A
     assert row["retention"] is None
     assert found["sentence"].startswith("the data cannot tell: on 48 test rows and 2 seeds no method is shown")
     assert "that takes at least" in found["sentence"]
-    assert found["sentence"] in screen.said
+    assert [line for line in screen.said if line.startswith("full-seed")] == [
+        f"full-seed{seed}: accuracy {score:.3f}" for seed, score in enumerate(scores)
+    ]
 
 
 def test_a_method_that_the_model_cannot_take_is_refused_with_its_reason_and_one_that_dies_has_failed(

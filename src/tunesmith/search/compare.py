@@ -71,7 +71,6 @@ def compare(recipe: Recipe, options: CompareOptions, folder: Path, base: Path, s
         found["environment"] = environment()
         write_file(folder / FILE, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         screen.stage("report", str(write_report(folder)))
-        screen.say(found["sentence"])
     return found
 
 
@@ -118,8 +117,8 @@ def _rates(bench: Bench, able: Sequence[Variant]) -> None:
     for variant in able:
         how = kept.get(variant.name, {}).get("how", wanted)
         if how != wanted:
-            where, found = named(bench.folder), f"has the rate of {variant.text} by --rates {how}"
-            raise UserError(where, found, "name another folder with --run, or take that back")
+            begun = f"has the rate of {variant.text} by --rates {how}"
+            raise UserError(named(bench.folder), begun, "name another folder with --run, or take that back")
     new = [variant for variant in able if variant.name not in kept]
     found = _probe(bench, new) if wanted == "probe" and new else {}
     for variant in new:

@@ -195,7 +195,7 @@ def _shown(
         "margin": rules.margin,
         "best": best,
         "chosen": chosen,
-        "notes": _notes(found, options, rules),
+        "notes": _notes(found, options),
     }
     return told | {"sentence": sentence(rows, standing, told, rules, options)}
 
@@ -240,7 +240,7 @@ def sentence(
     return said
 
 
-def _notes(found: Mapping[str, Any], options: CompareOptions, rules: Rules) -> list[str]:
+def _notes(found: Mapping[str, Any], options: CompareOptions) -> list[str]:
     """What must be known to read the table rightly."""
     budget, notes = found["budget"], list[str]()
     notes.append(
@@ -259,9 +259,6 @@ def _notes(found: Mapping[str, Any], options: CompareOptions, rules: Rules) -> l
         notes.append("one seed: how much of a difference is luck of the seed is not known, and not in the intervals")
     if any(row["failed"] for row in found["methods"]):
         notes.append("a method of which a trial failed takes no part in the tests")
-    if rules.rows < fewest_rows(len(found["methods"]), rules):
-        few = fewest_rows(len(found["methods"]), rules)
-        notes.append(f"a margin of {rules.margin:g} can be shown from {few} rows on")
     return notes
 
 
