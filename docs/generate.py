@@ -20,6 +20,7 @@ from tunesmith.adapt import METHODS
 from tunesmith.catalog import Catalog
 from tunesmith.options import Options
 from tunesmith.recipe import Recipe
+from tunesmith.search.options import CompareOptions
 from tunesmith.tasks import TASKS
 from tunesmith.train.options import StopOptions
 
@@ -220,6 +221,7 @@ REGIONS: dict[str, Callable[[], str]] = {
     "stop": lambda: table(StopOptions),
     "evaluate": lambda: section("evaluate"),
     "deploy": lambda: section("deploy"),
+    "compare": lambda: table(CompareOptions),
     "commands": commands,
     "exit-codes": exit_codes,
 }

@@ -20,7 +20,7 @@ from tunesmith.recipe import load_recipe, recipe_from
 from tunesmith.recipe_schema import SCHEMA_FILE
 from tunesmith.run import Run
 
-VERBS = ("new", "run", "audit", "show", "list", "evaluate", "ask", "export", "serve", "doctor", "schema")
+VERBS = ("new", "run", "compare", "audit", "show", "list", "evaluate", "ask", "export", "serve", "doctor", "schema")
 HEAVY = ("torch", "transformers", "numpy", "yaml", "matplotlib", "sklearn")
 SMALL = {"model": "builtin:minilm", "task": {"kind": "classification"}, "data": "rows.csv"}
 IMPORTED = """

@@ -39,7 +39,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(ROOMS, 1),
     **dict.fromkeys(("recipe", "recipe_errors", "recipe_schema", "recipe_yaml", "run"), 2),
     **dict.fromkeys(
-        ("adapting", "answering", "api", "delivery", "general", "house", "pipeline", "trained", "training"), 3
+        ("adapting", "answering", "api", "delivery", "general", "house", "pipeline", "search", "trained", "training"), 3
     ),
     **dict.fromkeys(("cli", "__main__"), 4),
 }

@@ -259,6 +259,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "data.group": ((), "group", of("split.json", "train")),
     "data.max_tokens": ((), "4", of("audit.json", "splits", "train", "tokens", "cut_rows")),
     "data.limit": ((), "30", of("audit.json", "ledger")),
+    "data.seed": ((), "1", of("split.json", "train")),
     "data.cache": ((), "true", lambda run: (run.folder.parent / ".cache").is_dir()),
     "method.kind": ((), "lora", weights),
     "method.lora.rank": ((LORA,), "2", of("parameters.json", "trainable")),

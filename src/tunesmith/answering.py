@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunesmith.batch import Padding, encoded
 from tunesmith.contracts import Adapted, Family, Foundation, Record, Task, parts_of
@@ -170,15 +171,22 @@ class Portion:
 
     def lines(self) -> list[dict[str, Any]]:
         """What predictions.jsonl says of each row."""
-        lines = []
+        lines, tallies = [], self._tallies()
         for place, answer in enumerate(self.task.answers(self.outputs, self.records) if self.records else ()):
             line = prediction_line(self.predictions, place, self.records[place], answer)
             if self.name:
                 line = {"part": self.name, **line}
+            if len(tallies):
+                line["tally"] = tallies[place].tolist()
             if self.untuned is not None and self.untuned.kind == "texts" and self.untuned.answers[place]:
                 line["untuned"] = self.untuned.answers[place][0]
             lines.append(line)
         return lines
+
+    def _tallies(self) -> NDArray[np.float64]:
+        """[N, K] what each row adds to the main metric; nothing where that is not made of sums over rows."""
+        metric = find(self.task.metrics[0])
+        return np.zeros((0, 0)) if metric.sums is None else metric.sums(self.predictions)
 
 
 def divided(

@@ -1,4 +1,4 @@
-"""The verbs of the command line as functions: run, audit, view, evaluate, ask, export, serve."""
+"""The verbs of the command line as functions: run, compare, audit, view, evaluate, ask, export, serve."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ask",
     "audit",
+    "compare",
     "evaluate",
     "export",
     "load_recipe",
@@ -61,19 +62,58 @@ def run(
     """
     from tunesmith import pipeline
 
-    name = "run"
-    if isinstance(recipe, str | Path):
-        path = recipe_path(recipe)
-        name, base = path.stem, base or path.parent
-        recipe = load_recipe(path, overrides)
-    elif isinstance(recipe, Mapping):
-        recipe = recipe_from(recipe, "recipe", overrides)
-    elif overrides:
-        raise UserError("overrides", "a Recipe cannot be changed", "use recipe.model_copy, or give plain values")
-    base = base or Path()
+    recipe, base, name = _read(recipe, overrides, base)
     place = Path(folder) if folder is not None else run_folder(recipe, base, name)
     pipeline.run(recipe, place, base, screen or Silent())
     return Run.open(place)
+
+
+def _read(
+    recipe: Recipe | Mapping[str, Any] | Path | str, overrides: Sequence[str], base: Path | None
+) -> tuple[Recipe, Path, str]:
+    """The recipe, the folder where its relative paths start, and a name for what is made from it."""
+    if isinstance(recipe, str | Path):
+        path = recipe_path(recipe)
+        return load_recipe(path, overrides), base or path.parent, path.stem
+    if isinstance(recipe, Mapping):
+        return recipe_from(recipe, "recipe", overrides), base or Path(), "run"
+    if overrides:
+        raise UserError("overrides", "a Recipe cannot be changed", "use recipe.model_copy, or give plain values")
+    return recipe, base or Path(), "run"
+
+
+def compare(
+    recipe: Recipe | Mapping[str, Any] | Path | str,
+    *,
+    methods: str | Sequence[str] = ("full", "lora", "adapter", "bitfit", "head"),
+    seeds: int = 3,
+    margin: float = 0.01,
+    cheapest_by: str = "parameters",
+    rates: str = "probe",
+    jobs: int | None = None,
+    overrides: Sequence[str] = (),
+    folder: Path | str | None = None,
+    base: Path | None = None,
+    screen: "Screen | None" = None,
+) -> dict[str, Any]:
+    """Several methods on a recipe's data with equal budgets, and the cheapest that is not worse than the best.
+
+    What is returned stands in comparison.json of the folder, which is runs/NAME-compare when left out; `sentence` says
+    it in words. methods: as on the command line, `"full,lora(rank=16)"`, or each by itself. rates: "probe" or
+    "default". cheapest_by: "parameters", "time", "memory" or "size". recipe, overrides, base: as of `run`. Called again
+    on the same folder it goes on where it stopped, and adds methods or seeds. Raises the errors of `tunesmith.errors`.
+    """
+    from tunesmith.search.options import compare_options
+    from tunesmith.search.variants import divided
+
+    texts = divided(methods) if isinstance(methods, str) else methods
+    wanted = {"methods": tuple(texts), "seeds": seeds, "margin": margin, "cheapest_by": cheapest_by}
+    options = compare_options({**wanted, "rates": rates, "jobs": jobs})
+    recipe, base, name = _read(recipe, overrides, base)
+    place = Path(folder) if folder is not None else Path("runs") / f"{recipe.name or name}-compare"
+    from tunesmith.search.compare import compare as carried_out
+
+    return carried_out(recipe, options, place, base, screen or Silent())
 
 
 def recipe_path(place: Path | str) -> Path:

@@ -83,6 +83,19 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
     return folder
 
 
+def rehearse(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
+    """Trains as `run` does and ends there: the journal holds what the validation rows tell, and no row is judged."""
+    with _house(recipe, folder, base, screen) as house:
+        if house.run.state == "started":
+            foundation = select(house)
+            prepared = prepare(house, foundation)
+            adapted, task = adapt(house, foundation, prepared)
+            prepared, task = choose(house, foundation, prepared, adapted, task)
+            prepared = refer(house, prepared, adapted, task)
+            tune(house, foundation, prepared, adapted, task)
+    return folder
+
+
 def _unchanged(house: House) -> bool:
     """Whether a complete run needs nothing more; says so, also when its data are not what they were."""
     learned, offered = house.run.read_json("audit.json")["files"], file_hashes(house.recipe.data, house.base)

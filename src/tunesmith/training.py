@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -271,7 +272,6 @@ def cost(run: Run, journal: list[dict[str, Any]], total_seconds: float) -> dict[
     done = [event for event in journal if event["event"] == "step"]
     seconds = sum(taken.get(event["step"], 0.0) for event in done)
     tokens = sum(event["tokens"] for event in done)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "train_seconds": seconds,
         "total_seconds": total_seconds,
@@ -279,5 +279,14 @@ def cost(run: Run, journal: list[dict[str, Any]], total_seconds: float) -> dict[
         "tokens": tokens,
         "padded_tokens": sum(event["padded"] for event in done),
         "tokens_per_second": tokens / seconds if seconds else None,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _largest_resident(),
     }
+
+
+def _largest_resident() -> int:
+    """Bytes of this process's largest resident set. What getrusage says also counts the process that started it."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else []:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

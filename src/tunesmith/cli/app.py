@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli import ask, audit, doctor, evaluate, export, new, run, runs, schema, serve, show
+from tunesmith.cli import ask, audit, compare, doctor, evaluate, export, new, run, runs, schema, serve, show
 from tunesmith.cli.screen import complain
 from tunesmith.errors import TunesmithError, UserError, shown
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 for name, verb in (
     ("new", new.new),
     ("run", run.run),
+    ("compare", compare.compare),
     ("audit", audit.audit),
     ("show", show.show),
     ("list", runs.list_runs),

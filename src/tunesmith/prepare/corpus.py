@@ -65,6 +65,7 @@ class _Tally:
 def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> Corpus:
     """The rows that `options` names, as `task` reads them, divided into splits.
 
+    seed: decides the split where the options name no seed of their own.
     Raises UserError for sources, columns or rows that cannot be used, naming file, line and field.
     """
     tally = _Tally(options.on_bad_row == "skip")
@@ -80,7 +81,8 @@ def read_corpus(options: DataOptions, task: Task, *, base: Path, seed: int) -> C
         n: v for n, v in (("validation", options.validation), ("test", options.test)) if isinstance(v, float) and v
     }
     records = splits["train"]
-    parts = divide(records, [task.stratum(record) for record in records], shares, seed)
+    own_seed = seed if options.seed is None else options.seed
+    parts = divide(records, [task.stratum(record) for record in records], shares, own_seed)
     splits |= {name: [records[place] for place in places] for name, places in parts.items()}
     _require_rows(splits["train"], tally)
     learned = _learned(with_paths(task, lambda path: str(base / Path(path).expanduser())), splits["train"], tally)

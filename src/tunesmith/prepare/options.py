@@ -31,6 +31,12 @@ class DataOptions(Options):
         description="Longest row in tokens; longer ones are cut and counted. None: the model's limit, at most 512.",
     )
     limit: int | None = Field(None, ge=1, description="Use only this many rows of each source, from its start.")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="Decides the split alone, so that runs of other seeds share it; None: the recipe's `seed`.",
+    )
     cache: bool = Field(
         True,
         description="Keep encoded rows beside the runs, and use them again while nothing that shapes them changes.",

@@ -34,6 +34,13 @@ NOT_MEASURED = (
 
 def write(folder: Path) -> Path:
     """Writes report.html into a run's folder and returns its path. Files that are missing leave their part out."""
+    path = folder / "report.html"
+    write_file(path, render("page.html.j2", _facts(folder)))
+    return path
+
+
+def render(template: str, facts: Mapping[str, Any]) -> str:
+    """A page of this room with these facts; texts among them cannot become marks."""
     environment = Environment(
         loader=PackageLoader("tunesmith.report", "."),
         autoescape=True,
@@ -43,10 +50,7 @@ def write(folder: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, count=count, share=share, size=size, duration=duration)
-    page = environment.get_template("page.html.j2").render(**_facts(folder))
-    path = folder / "report.html"
-    write_file(path, page)
-    return path
+    return environment.get_template(template).render(**facts)
 
 
 def visible(value: Any) -> Any:
