@@ -23,6 +23,7 @@ from tunesmith.options import Options, path_fields, path_keys, with_paths
 from tunesmith.parts import Part, said
 from tunesmith.prepare.options import DataOptions
 from tunesmith.recipe_errors import refusal
+from tunesmith.recipe_stages import SECTIONS, Stage, conflicts, unfold
 from tunesmith.recipe_yaml import Document, Place, read_text, read_value, read_yaml, write_yaml
 from tunesmith.select.options import ModelOptions
 from tunesmith.tasks import TASKS
@@ -51,6 +52,10 @@ class Recipe(Options):
     deploy: DeployOptions = Field(DeployOptions(), description="What is written for use elsewhere.")
     seed: int = Field(
         0, ge=0, lt=2**63, description="Decides every random choice: the split, new weights, order, dropout."
+    )
+
+    stages: tuple[Stage, ...] = Field(
+        (), description="Stages that follow one another, each a `name` and sections that differ from these."
     )
 
     @field_validator("name")
@@ -101,7 +106,22 @@ class Recipe(Options):
             evaluate = evaluate.model_copy(update={"general": moved_source(evaluate.general)})
         task = with_paths(self.task, lambda path: moved_path(path, old, new))
         data = data.model_copy(update={"train": train, **held})
-        return self.model_copy(update={"data": data, "model": model, "task": task, "evaluate": evaluate})
+        stages = tuple(
+            stage.model_copy(update=self.of_stage(stage, self.model).moved(old, new).sections())
+            for stage in self.stages
+        )
+        return self.model_copy(
+            update={"data": data, "model": model, "task": task, "evaluate": evaluate, "stages": stages}
+        )
+
+    def sections(self) -> dict[str, Any]:
+        """What a stage can set otherwise."""
+        return {section: getattr(self, section) for section in SECTIONS}
+
+    def of_stage(self, stage: Stage, model: ModelOptions) -> Self:
+        """The recipe of one stage by itself, with the model that it starts from."""
+        sections = {section: getattr(stage, section) for section in SECTIONS}
+        return self.model_copy(update={"name": None, "model": model, "stages": (), **sections})
 
 
 def in_full(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +130,8 @@ def in_full(values: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in SHORT.items():
         if isinstance(full.get(section), str | list | tuple):
             full[section] = {key: full[section]}
+    if isinstance(full.get("stages"), list):
+        full["stages"] = [in_full(stage) if isinstance(stage, Mapping) else stage for stage in full["stages"]]
     return full
 
 
@@ -157,6 +179,9 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
         add(("deploy", "formats"), "adapter", "this method leaves no adapter; use safetensors, or method: lora, say")
     if "safetensors" in recipe.deploy.formats and not recipe.method.merges:
         add(("deploy", "formats"), "safetensors", "no plain model can hold what this method learns; use adapter")
+    if recipe.train.unfreeze is not None and recipe.method.artifact == "adapter":
+        found = "the blocks stay as they are under this method; leave the key out, or use method: full"
+        add(("train", "unfreeze"), recipe.train.unfreeze, found)
     watched = (*recipe.task.metrics, "loss")
     if stop.metric is not None and stop.metric not in watched:
         add(
@@ -169,6 +194,8 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
     if spoken and stop.metric is not None and stop.metric.rpartition("/")[2] not in SILENT:
         message = f"{stop.metric} needs generated texts; set evaluate.validation_replies, or watch loss"
         add(("train", "stop", "metric"), stop.metric, message)
+    for number, key, message in conflicts(recipe.stages):
+        add(("stages", number, key), "", message)
     return problems
 
 
@@ -211,6 +238,12 @@ def recipe_from(values: Mapping[str, Any], where: str = "recipe", overrides: Seq
 
 
 def _recipe(document: Document) -> Recipe:
+    if document.values.get("stages"):
+        unfold(document, list(Recipe.model_fields), lambda stage: _checked(stage).as_mapping())
+    return _checked(document)
+
+
+def _checked(document: Document) -> Recipe:
     try:
         return Recipe.model_validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:
@@ -234,14 +267,36 @@ def _overridden(document: Document, overrides: Sequence[str], base: Path) -> Doc
         if not equals or not key:
             raise UserError(f"command line, {shown(text)}", "is not a `key=value` setting", "write train.epochs=3, say")
         place = tuple(key.strip().split("."))
-        document.overrides[place] = text
         value = read_value(value_text, f"command line, {shown(text)[1:-1]}")
         if isinstance(value, str) and _is_path(place, document.values):
             value = moved_path(value, Path(), base)
-        value = _from_here(place, value, base)
-        _set(document.values, place, value, text)
+        holders = _holders(document, place, text)
+        value = _from_here(holders[0][2], value, base)
+        for before, values, inside in holders:
+            _set(values, inside, value, text)
+            document.overrides[*before, *inside] = text
         document.values = in_full(document.values)
     return document
+
+
+def _holders(document: Document, place: Place, text: str) -> list[tuple[Place, dict[str, Any], Place]]:
+    """The mappings that a setting goes over: the recipe, and the stages that have a say of their own about it.
+
+    Each with where it stands in the recipe, and the setting's place in it.
+    """
+    found = document.values.get("stages")
+    stages = [stage if isinstance(stage, dict) else {} for stage in found] if isinstance(found, list) else []
+    if place[0] != "stages" or len(place) == 1:
+        own = [(("stages", number), stage, place) for number, stage in enumerate(stages) if place[0] in stage]
+        return [((), document.values, place), *own]
+    names = [str(stage.get("name")) for stage in stages]
+    where = f"command line, {shown(text)[1:-1]}"
+    if place[1] not in names:
+        raise UserError(where, f"no stage is called {shown(place[1])}", nearest(str(place[1]), names))
+    if len(place) == 2:
+        raise UserError(where, "names a stage and no key of it", f"write stages.{place[1]}.train.epochs=3, say")
+    number = names.index(str(place[1]))
+    return [(("stages", number), stages[number], place[2:])]
 
 
 def _set(values: dict[str, Any], place: Sequence[str], value: Any, text: str) -> None:
