@@ -22,8 +22,8 @@ from tunesmith.evaluate.options import EvaluateOptions
 from tunesmith.options import Options, path_fields, path_keys, with_paths
 from tunesmith.parts import Part, said
 from tunesmith.prepare.options import DataOptions
-from tunesmith.recipe_errors import refusal
-from tunesmith.recipe_stages import SECTIONS, Stage, conflicts, unfold
+from tunesmith.recipe_errors import dotted, refusal
+from tunesmith.recipe_stages import GENERAL, SECTIONS, Stage, conflicts, unfold
 from tunesmith.recipe_yaml import Document, Place, read_text, read_value, read_yaml, write_yaml
 from tunesmith.select.options import ModelOptions
 from tunesmith.tasks import TASKS
@@ -189,14 +189,24 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
             stop.metric,
             f"metric {shown(stop.metric)} is not measured; {nearest(stop.metric, watched)}",
         )
-    watching = recipe.task.parts.get((stop.metric or "").partition("/")[0], recipe.task)
-    spoken = hasattr(watching, "decoding") and not recipe.evaluate.validation_replies
-    if spoken and stop.metric is not None and stop.metric.rpartition("/")[2] not in SILENT:
-        message = f"{stop.metric} needs generated texts; set evaluate.validation_replies, or watch loss"
-        add(("train", "stop", "metric"), stop.metric, message)
+    if stop.metric is not None and (unheard := _unheard(recipe, stop.metric)):
+        add(("train", "stop", "metric"), stop.metric, unheard)
     for number, key, message in conflicts(recipe.stages):
         add(("stages", number, key), "", message)
+    for number, stage in enumerate(recipe.stages):
+        gate = stage.gate
+        if gate is not None and (unheard := _unheard(stage, gate.metric or stage.task.metrics[0])):
+            add(("stages", number, "gate"), "", unheard)
     return problems
+
+
+def _unheard(recipe: Recipe | Stage, metric: str) -> str | None:
+    """Why a metric cannot be watched while training: of texts that are not generated then."""
+    watching = recipe.task.parts.get(metric.partition("/")[0], recipe.task)
+    silent = metric.startswith(GENERAL) or metric.rpartition("/")[2] in SILENT
+    if silent or not hasattr(watching, "decoding") or recipe.evaluate.validation_replies:
+        return None
+    return f"{metric} needs generated texts; set evaluate.validation_replies, or watch loss"
 
 
 def _lacking(table: Catalog, name: str, attributes: Sequence[str] = ()) -> str | None:
@@ -299,13 +309,13 @@ def _holders(document: Document, place: Place, text: str) -> list[tuple[Place, d
     return [(("stages", number), stages[number], place[2:])]
 
 
-def _set(values: dict[str, Any], place: Sequence[str], value: Any, text: str) -> None:
+def _set(values: dict[str, Any], place: Place, value: Any, text: str) -> None:
     for end, key in enumerate(place[:-1], 1):
         inner = values.get(key)
         if inner is None:
             inner = {}
         if not isinstance(inner, dict):
-            raise UserError(f"command line, {shown(text)[1:-1]}", f"{'.'.join(place[:end])} has no keys below it", "")
+            raise UserError(f"command line, {shown(text)[1:-1]}", f"{dotted(place[:end])} has no keys below it", "")
         values[key] = inner = dict(inner)
         values = inner
     values[place[-1]] = value

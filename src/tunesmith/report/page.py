@@ -34,6 +34,11 @@ NOT_MEASURED = (
 
 def write(folder: Path) -> Path:
     """Writes report.html into a run's folder and returns its path. Files that are missing leave their part out."""
+    return render(folder, "page.html.j2", _facts(folder))
+
+
+def render(folder: Path, template: str, facts: Mapping[str, Any]) -> Path:
+    """Writes report.html into a run's folder, of a template and what it shows, and returns its path."""
     environment = Environment(
         loader=PackageLoader("tunesmith.report", "."),
         autoescape=True,
@@ -43,7 +48,7 @@ def write(folder: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, count=count, share=share, size=size, duration=duration)
-    page = environment.get_template("page.html.j2").render(**_facts(folder))
+    page = environment.get_template(template).render(**facts)
     path = folder / "report.html"
     write_file(path, page)
     return path
