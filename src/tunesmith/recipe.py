@@ -309,7 +309,7 @@ def _holders(document: Document, place: Place, text: str) -> list[tuple[Place, d
     return [(("stages", number), stages[number], place[2:])]
 
 
-def _set(values: dict[str, Any], place: Place, value: Any, text: str) -> None:
+def _set(values: dict[Any, Any], place: Place, value: Any, text: str) -> None:
     for end, key in enumerate(place[:-1], 1):
         inner = values.get(key)
         if inner is None:

@@ -202,6 +202,8 @@ def _row(link: Link, gate: Judged | None) -> dict[str, Any]:
         "task": values["task"]["kind"],
         "method": values["method"]["kind"],
         "state": link.run.state if is_run(link.folder) else None,
+        "gate": None if gate is None else asdict(gate),
+        "notes": [],
     }
     if row["state"] != "complete":
         return row
@@ -220,5 +222,4 @@ def _row(link: Link, gate: Judged | None) -> dict[str, Any]:
         "tokens": cost["tokens"],
         "moved": counts["trainable"] / counts["total"],
         "notes": list(counts["notes"]),
-        "gate": None if gate is None else asdict(gate),
     }
