@@ -21,7 +21,8 @@ from tunesmith.catalog import Catalog
 from tunesmith.options import Options
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import TASKS
-from tunesmith.train.options import StopOptions
+from tunesmith.recipe_stages import SECTIONS, Gate, Stage
+from tunesmith.train.options import StopOptions, UnfreezeOptions
 
 ROOT = Path(__file__).parent.parent
 REGION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -216,8 +217,11 @@ REGIONS: dict[str, Callable[[], str]] = {
     "data": lambda: section("data"),
     "cells": cells,
     "methods": lambda: kinds(METHODS),
-    "train": lambda: table(type(Recipe.model_fields["train"].default), without=("stop",)),
+    "train": lambda: table(type(Recipe.model_fields["train"].default), without=("stop", "unfreeze")),
     "stop": lambda: table(StopOptions),
+    "unfreeze": lambda: table(UnfreezeOptions),
+    "stages": lambda: table(Stage, without=SECTIONS),
+    "gate": lambda: table(Gate),
     "evaluate": lambda: section("evaluate"),
     "deploy": lambda: section("deploy"),
     "commands": commands,

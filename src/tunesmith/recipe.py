@@ -23,7 +23,7 @@ from tunesmith.options import Options, path_fields, path_keys, with_paths
 from tunesmith.parts import Part, said
 from tunesmith.prepare.options import DataOptions
 from tunesmith.recipe_errors import dotted, refusal
-from tunesmith.recipe_stages import GENERAL, SECTIONS, Stage, conflicts, unfold
+from tunesmith.recipe_stages import GENERAL, SECTIONS, Stage, conflicts, holders, unfold
 from tunesmith.recipe_yaml import Document, Place, read_text, read_value, read_yaml, write_yaml
 from tunesmith.select.options import ModelOptions
 from tunesmith.tasks import TASKS
@@ -280,33 +280,13 @@ def _overridden(document: Document, overrides: Sequence[str], base: Path) -> Doc
         value = read_value(value_text, f"command line, {shown(text)[1:-1]}")
         if isinstance(value, str) and _is_path(place, document.values):
             value = moved_path(value, Path(), base)
-        holders = _holders(document, place, text)
-        value = _from_here(holders[0][2], value, base)
-        for before, values, inside in holders:
+        found = holders(document, place, text)
+        value = _from_here(found[0][2], value, base)
+        for before, values, inside in found:
             _set(values, inside, value, text)
             document.overrides[*before, *inside] = text
         document.values = in_full(document.values)
     return document
-
-
-def _holders(document: Document, place: Place, text: str) -> list[tuple[Place, dict[str, Any], Place]]:
-    """The mappings that a setting goes over: the recipe, and the stages that have a say of their own about it.
-
-    Each with where it stands in the recipe, and the setting's place in it.
-    """
-    found = document.values.get("stages")
-    stages = [stage if isinstance(stage, dict) else {} for stage in found] if isinstance(found, list) else []
-    if place[0] != "stages" or len(place) == 1:
-        own = [(("stages", number), stage, place) for number, stage in enumerate(stages) if place[0] in stage]
-        return [((), document.values, place), *own]
-    names = [str(stage.get("name")) for stage in stages]
-    where = f"command line, {shown(text)[1:-1]}"
-    if place[1] not in names:
-        raise UserError(where, f"no stage is called {shown(place[1])}", nearest(str(place[1]), names))
-    if len(place) == 2:
-        raise UserError(where, "names a stage and no key of it", f"write stages.{place[1]}.train.epochs=3, say")
-    number = names.index(str(place[1]))
-    return [(("stages", number), stages[number], place[2:])]
 
 
 def _set(values: dict[Any, Any], place: Place, value: Any, text: str) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from tunesmith.adapt import METHODS
 from tunesmith.contracts import Method, Task
 from tunesmith.deploy.options import DeployOptions
-from tunesmith.errors import kind, nearest, shown
+from tunesmith.errors import UserError, kind, nearest, shown
 from tunesmith.evaluate.options import EvaluateOptions
 from tunesmith.options import Options
 from tunesmith.parts import Part
@@ -181,3 +181,23 @@ def _joins(above: Any, own: Any) -> bool:
     """Whether a stage's section stands over the recipe's key by key. One of another kind stands alone."""
     both = isinstance(above, dict) and isinstance(own, dict)
     return both and ("kind" not in own or own["kind"] == above.get("kind"))
+
+
+def holders(document: Document, place: Place, text: str) -> list[tuple[Place, dict[str, Any], Place]]:
+    """The mappings that a setting goes over: the recipe, and the stages that have a say of their own about it.
+
+    Each with where it stands in the recipe, and the setting's place in it.
+    """
+    found = document.values.get("stages")
+    stages = [stage if isinstance(stage, dict) else {} for stage in found] if isinstance(found, list) else []
+    if place[0] != "stages" or len(place) == 1:
+        own = [(("stages", number), stage, place) for number, stage in enumerate(stages) if place[0] in stage]
+        return [((), document.values, place), *own]
+    names = [str(stage.get("name")) for stage in stages]
+    where = f"command line, {shown(text)[1:-1]}"
+    if place[1] not in names:
+        raise UserError(where, f"no stage is called {shown(place[1])}", nearest(str(place[1]), names))
+    if len(place) == 2:
+        raise UserError(where, "names a stage and no key of it", f"write stages.{place[1]}.train.epochs=3, say")
+    number = names.index(str(place[1]))
+    return [(("stages", number), stages[number], place[2:])]
