@@ -20,8 +20,8 @@ from tunesmith.adapt import METHODS
 from tunesmith.catalog import Catalog
 from tunesmith.options import Options
 from tunesmith.recipe import Recipe
-from tunesmith.tasks import TASKS
 from tunesmith.recipe_stages import SECTIONS, Gate, Stage
+from tunesmith.tasks import TASKS
 from tunesmith.train.options import StopOptions, UnfreezeOptions
 
 ROOT = Path(__file__).parent.parent
