@@ -1,7 +1,11 @@
 """Stages: each starts from what the one before left; one run, one report, gates between, and what was forgotten."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +49,19 @@ class Cable(Screen):
 
     def step(self, step: Any, of: int) -> None:
         if (self.stages.count("stage"), step.step) == self.at:
+            raise Unplugged
+
+
+class Between(Screen):
+    """A screen that is unplugged when a stage of this name begins for so many times."""
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__()
+        self.name, self.count = name, count
+
+    def stage(self, name: str, what: str) -> None:
+        super().stage(name, what)
+        if self.stages.count(self.name) == self.count:
             raise Unplugged
 
 
@@ -201,6 +218,18 @@ def test_a_decoder_learns_a_domain_and_then_to_reply(place: Path, tmp_path: Path
     assert cells[2][0]["value"] == pytest.approx(whole, rel=1e-4), "a head over the vocabulary travels with its model"
 
 
+@pytest.mark.parametrize(
+    "task", [{"kind": "classification"}, {"kind": "generation", "source": "text", "target": "label"}]
+)
+def test_an_encoder_decoder_goes_from_spans_to_any_task(task: dict[str, Any], place: Path, tmp_path: Path) -> None:
+    more = {"decoding": {"max_new_tokens": 3}} if task["kind"] == "generation" else {}
+    chain = ({**DOMAIN, "train": {"max_steps": 3}}, {"name": "last", "task": {**task, **more}})
+    run = api.run(staged(place, *chain, model=str(place / "t5")), folder=tmp_path / "run")
+    assert run.state == "complete"
+    cell = run.read_json("transfer.json")["cells"][2][0]
+    assert cell["change"]["value"] != 0, "the later weights are not those that the stage left"
+
+
 def test_several_tasks_pass_on_what_they_share(place: Path, tmp_path: Path) -> None:
     both = {
         "kind": "multi_task",
@@ -273,6 +302,57 @@ def test_unplugged_in_any_stage_the_same_command_ends_in_the_same_bytes(
         assert weights(stage(run, number)) == weights(stage(whole, number))
         assert losses(stage(run, number)) == losses(stage(whole, number))
     assert run.read_json("transfer.json") == whole.read_json("transfer.json")
+
+
+@pytest.mark.parametrize("event", ["stage 2", "transfer", "report 3"])
+def test_unplugged_between_two_stages_or_at_the_end_nothing_is_lost(event: str, place: Path, tmp_path: Path) -> None:
+    few = {"train": {"max_steps": 2}}
+    asked, name, count = staged(place, {**DOMAIN, **few}, {**MOOD, **few}), *(f"{event} 1".split()[:2])
+    cable = Between(name, int(count))
+    with pytest.raises(Unplugged):
+        api.run(asked, folder=tmp_path / "run", screen=cable)
+    before = times(tmp_path / "run/stages")
+    run = api.run(asked, folder=tmp_path / "run")
+    assert run.state == "complete"
+    after = times(tmp_path / "run/stages")
+    assert {path: after[path] for path in before} == before
+    assert len(run.read_json("transfer.json")["stages"]) == len(run.read_json("stages.json")["stages"]) == 2
+    assert run.report.is_file()
+
+
+def test_killed_in_a_later_stage_the_same_command_ends_in_the_same_bytes(place: Path, tmp_path: Path) -> None:
+    long = {**MOOD, "train": {"epochs": 30, "save_every": 1, "stop": {"patience": None}}}
+    asked = staged(place, {**DOMAIN, "train": {"max_steps": 2}}, long)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(asked))
+    command = [sys.executable, "-m", "tunesmith", "run", "recipe.yaml", "--run", "cut"]
+    with subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}) as child:
+        journal, waited = tmp_path / "cut/stages/2-mood/journal.jsonl", time.monotonic() + 240
+        while not (journal.exists() and journal.read_text().count('"step"') > 20):
+            assert time.monotonic() < waited
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.kill()
+    assert Run.open(tmp_path / "cut").state == "started"
+    cut, whole = api.run(asked, folder=tmp_path / "cut"), api.run(asked, folder=tmp_path / "whole")
+    assert weights(stage(cut, 2)) == weights(stage(whole, 2))
+    assert stage(cut, 2).journal.read_bytes() == stage(whole, 2).journal.read_bytes()
+    assert cut.read_json("transfer.json") == whole.read_json("transfer.json")
+
+
+def test_two_processes_walk_the_same_stages_and_stop_at_the_same_gate(place: Path, tmp_path: Path) -> None:
+    few = {"train": {"max_steps": 2, "dropout": 0.0}}
+    asked = staged(place, {**DOMAIN, **few}, {**MOOD, **few, "gate": {"metric": "loss", "at_most": 0.0}})
+    (tmp_path / "recipe.yaml").write_text(json.dumps(asked))
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tunesmith"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", *launcher, "run", "recipe.yaml", "name=two"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert "stage mood did not pass its gate: loss is" in ended.stderr, ended.stderr[-3000:]
+    run = Run.open(tmp_path / "runs" / "two")
+    assert run.state == "stopped"
+    assert [row["state"] for row in run.read_json("stages.json")["stages"]] == ["complete", "complete"]
 
 
 def test_an_interrupted_stage_keeps_its_unfreezing(place: Path, tmp_path: Path) -> None:
@@ -463,6 +543,8 @@ def test_a_setting_goes_over_every_stage_or_over_the_one_that_it_names(tmp_path:
     found = [(one.train.epochs, one.train.batch_size, one.data.limit) for one in recipe.stages]
     assert found == [(7, 4, 3), (7, 9, 3)]
     assert recipe.stages[0].gate == Gate(metric="perplexity", at_most=99)
+    called = load_recipe(tmp_path / "recipe.yaml", ["name=two"])
+    assert [called.name, *(one.name for one in called.stages)] == ["two", "domain", "intent"]
     with pytest.raises(
         UserError, match=r"command line, stages.domein.train.epochs=3: no stage is called 'domein'; did you"
     ):

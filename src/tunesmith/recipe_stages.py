@@ -191,7 +191,8 @@ def holders(document: Document, place: Place, text: str) -> list[tuple[Place, di
     found = document.values.get("stages")
     stages = [stage if isinstance(stage, dict) else {} for stage in found] if isinstance(found, list) else []
     if place[0] != "stages" or len(place) == 1:
-        own = [(("stages", number), stage, place) for number, stage in enumerate(stages) if place[0] in stage]
+        section = place[0] if place[0] in SECTIONS else None
+        own = [(("stages", number), stage, place) for number, stage in enumerate(stages) if section in stage]
         return [((), document.values, place), *own]
     names = [str(stage.get("name")) for stage in stages]
     where = f"command line, {shown(text)[1:-1]}"

@@ -141,16 +141,15 @@ def _walk(chain: Sequence[Link], whole: Run | None, base: Path, world: World, sc
         if world.main and link.number > 1:
             _require_same_start(link, base)
         pipeline.run(link.recipe, link.folder, base, screen)
-        passed = True
+        said = None
         if whole is not None:
             if link.gate is not None:
                 gates[link.name] = judged(link.gate, link.run)
                 screen.say(f"gate: {gates[link.name].said}")
-                passed = gates[link.name].passed
-            _keep(whole, chain, gates)
-        (stops,) = world.total(float(not passed))
+            said = _stopped(chain, link, whole, gates, screen)
+        (stops,) = world.total(float(said is not None))  # the others wait until all is written
         if stops:
-            raise CheckFailed(_stopped(chain, link, whole, gates, screen))
+            raise CheckFailed(f"{said or 'a gate was not passed'}; no later stage was started")
 
 
 def _require_same_start(link: Link, base: Path) -> None:
@@ -166,16 +165,18 @@ def _require_same_start(link: Link, base: Path) -> None:
         )
 
 
-def _stopped(chain: Sequence[Link], link: Link, whole: Run | None, gates: Mapping[str, Judged], screen: Screen) -> str:
-    """Reports everything up to a gate that was not passed; what is said of it."""
-    if whole is None:
-        return f"stage {link.name} did not pass its gate"
-    said = f"stage {link.name} did not pass its gate: {gates[link.name].said}"
+def _stopped(chain: Sequence[Link], link: Link, whole: Run, gates: Mapping[str, Judged], screen: Screen) -> str | None:
+    """Keeps what a stage did. Where its gate was not passed, all up to there is reported; what is then said of it."""
+    gate = gates.get(link.name)
+    if gate is None or gate.passed:
+        _keep(whole, chain, gates)
+        return None
+    said = f"stage {link.name} did not pass its gate: {gate.said}"
     _keep_transfer(whole, chain[: link.number], screen)
     _keep(whole, chain, gates, stopped=said)
     whole.mark("stopped")
     screen.stage("report", str(write_report(whole.folder)))
-    return f"{said}; no later stage was started"
+    return said
 
 
 def _keep_transfer(whole: Run, chain: Sequence[Link], screen: Screen) -> None:
