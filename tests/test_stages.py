@@ -28,6 +28,7 @@ from tunesmith.recipe_stages import SECTIONS, Gate, Stage
 from tunesmith.run import OtherRecipe, Run, final
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.options import ModelOptions
+from tunesmith.stages import links
 
 __all__ = ["house"]
 FAST: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "dropout": 0.1, "precision": "float32"}
@@ -228,6 +229,21 @@ def test_an_encoder_decoder_goes_from_spans_to_any_task(task: dict[str, Any], pl
     assert run.state == "complete"
     cell = run.read_json("transfer.json")["cells"][2][0]
     assert cell["change"]["value"] != 0, "the later weights are not those that the stage left"
+
+
+def test_a_head_over_the_same_labels_is_kept_and_a_moved_run_answers(place: Path, tmp_path: Path) -> None:
+    few, screen = {"train": {"max_steps": 2}}, Screen()
+    first = {**MOOD, **few}
+    again = {"name": "again", "task": {"kind": "classification", "label": "mood"}, "method": {"kind": "lora"}, **few}
+    run = api.run(staged(place, first, again), folder=tmp_path / "run", screen=screen)
+    assert "classifier came with the model and knows the labels bad, good" in screen.said
+    assert [one["kind"] for one in stage(run, 2).read_json("deploy.json")] == ["adapter"]
+    answers = api.ask(run, ["so late"])
+    moved = run.folder.rename(tmp_path / "elsewhere")
+    assert [(one.value, one.scores) for one in api.ask(moved, ["so late"])] == [
+        (one.value, one.scores) for one in answers
+    ]
+    assert api.run(moved / "recipe.yaml", folder=moved).state == "complete"
 
 
 def test_several_tasks_pass_on_what_they_share(place: Path, tmp_path: Path) -> None:
@@ -598,6 +614,30 @@ def test_everything_that_is_wrong_in_several_stages_is_listed(tmp_path: Path) ->
     with pytest.raises(UserError) as caught:
         load_recipe(tmp_path / "recipe.yaml")
     assert [found.partition(",")[2][:8] for found in str(caught.value).splitlines()] == [" line 6,", " line 11"]
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("task", "language"), ("data", {"limit": 30}), ("method", "lora"), ("train", {"epochs": 9}),
+        ("evaluate", {"level": 0.9}), ("deploy", {"licence": "mit"}), ("seed", 5),
+    ],
+)  # fmt: skip
+def test_a_section_of_a_stage_changes_this_stage_and_no_other(section: str, value: Any, tmp_path: Path) -> None:
+    plain = {"model": "./bert", "task": "classification", "data": "rows.jsonl"}
+
+    def walked(**own: Any) -> list[Any]:
+        recipe = recipe_from({**plain, "stages": [{"name": "a"}, {"name": "b", **own}, {"name": "c"}]})
+        return links(recipe, tmp_path / "run", tmp_path)
+
+    before, after = walked(), walked(**{section: value})
+    assert [
+        one.name for one, other in zip(before, after, strict=True) if one.recipe.sections() != other.recipe.sections()
+    ] == ["b"]
+    assert [key for key in SECTIONS if getattr(before[1].recipe, key) != getattr(after[1].recipe, key)] in (
+        [section], ["method", "deploy"],
+    )  # fmt: skip
+    assert len({one.recipe.model.name for one in after}) == 3
 
 
 class Unmerged(LoRA):
