@@ -356,8 +356,9 @@ def test_killed_in_a_later_stage_the_same_command_ends_in_the_same_bytes(place: 
 
 
 def test_two_processes_walk_the_same_stages_and_stop_at_the_same_gate(place: Path, tmp_path: Path) -> None:
-    few = {"train": {"max_steps": 2, "dropout": 0.0}}
-    asked = staged(place, {**DOMAIN, **few}, {**MOOD, **few, "gate": {"metric": "loss", "at_most": 0.0}})
+    few: dict[str, Any] = {"max_steps": 4, "dropout": 0.0}
+    last = {**MOOD, "train": {**few, "unfreeze": {"every": 1}}, "gate": {"metric": "loss", "at_most": 0.0}}
+    asked = staged(place, {**DOMAIN, "train": few}, last)
     (tmp_path / "recipe.yaml").write_text(json.dumps(asked))
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tunesmith"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -369,6 +370,11 @@ def test_two_processes_walk_the_same_stages_and_stop_at_the_same_gate(place: Pat
     run = Run.open(tmp_path / "runs" / "two")
     assert run.state == "stopped"
     assert [row["state"] for row in run.read_json("stages.json")["stages"]] == ["complete", "complete"]
+    with pytest.raises(CheckFailed):
+        api.run(asked, folder=tmp_path / "one")
+    one = Run.open(tmp_path / "one")
+    for number in (1, 2):
+        assert np.allclose(losses(stage(run, number)), losses(stage(one, number)), rtol=1e-3)
 
 
 def test_an_interrupted_stage_keeps_its_unfreezing(place: Path, tmp_path: Path) -> None:
