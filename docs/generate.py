@@ -20,9 +20,10 @@ from tunesmith.adapt import METHODS
 from tunesmith.catalog import Catalog
 from tunesmith.options import Options
 from tunesmith.recipe import Recipe
+from tunesmith.recipe_stages import SECTIONS, Gate, Stage
 from tunesmith.search.options import CompareOptions
 from tunesmith.tasks import TASKS
-from tunesmith.train.options import StopOptions
+from tunesmith.train.options import StopOptions, UnfreezeOptions
 
 ROOT = Path(__file__).parent.parent
 REGION = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -217,8 +218,11 @@ REGIONS: dict[str, Callable[[], str]] = {
     "data": lambda: section("data"),
     "cells": cells,
     "methods": lambda: kinds(METHODS),
-    "train": lambda: table(type(Recipe.model_fields["train"].default), without=("stop",)),
+    "train": lambda: table(type(Recipe.model_fields["train"].default), without=("stop", "unfreeze")),
     "stop": lambda: table(StopOptions),
+    "unfreeze": lambda: table(UnfreezeOptions),
+    "stages": lambda: table(Stage, without=SECTIONS),
+    "gate": lambda: table(Gate),
     "evaluate": lambda: section("evaluate"),
     "deploy": lambda: section("deploy"),
     "compare": lambda: table(CompareOptions),

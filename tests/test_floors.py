@@ -37,9 +37,24 @@ FLOORS: dict[str, int] = {
         0,
     ),
     **dict.fromkeys(ROOMS, 1),
-    **dict.fromkeys(("recipe", "recipe_errors", "recipe_schema", "recipe_yaml", "run"), 2),
+    **dict.fromkeys(("recipe", "recipe_errors", "recipe_schema", "recipe_stages", "recipe_yaml", "run"), 2),
     **dict.fromkeys(
-        ("adapting", "answering", "api", "delivery", "general", "house", "pipeline", "search", "trained", "training"), 3
+        (
+            "adapting",
+            "answering",
+            "api",
+            "delivery",
+            "gate",
+            "general",
+            "house",
+            "pipeline",
+            "search",
+            "stages",
+            "trained",
+            "training",
+            "transfer",
+        ),
+        3,
     ),
     **dict.fromkeys(("cli", "__main__"), 4),
 }

@@ -285,7 +285,7 @@ def test_a_folder_is_no_recipe(write):
         ("train: {batch_size: 1.5}", "recipe.yaml, line 4, train.batch_size: found 1.5, expected a whole number"),
         (
             "train: {schedule: cosin}",
-            "found 'cosin', expected one of 'linear', 'cosine', 'constant'; did you mean 'cosine'?",
+            "found 'cosin', expected one of 'linear', 'cosine', 'constant', 'slanted'; did you mean 'cosine'?",
         ),
         ("train: {betas: [0.9]}", "line 4, train.betas: found [0.9], expected a list of 2 numbers"),
         ("train: {betas: [0.9, x]}", "line 4, train.betas: found 'x', expected a number"),

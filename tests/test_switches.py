@@ -328,6 +328,7 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "train.max_grad_norm": ((), "0.01", weights),
     "train.precision": (("train.precision=float32",), "bfloat16", losses),
     "train.layer_decay": ((), "0.5", weights),
+    "train.unfreeze": ((), "{every: 2}", weights),
     "train.dropout": ((), "0.5", losses),
     "train.evaluate_every": ((), "2", lambda run: len(events(run, "evaluation"))),
     "train.save_every": (("train.keep=9",), "2", checkpoints),
@@ -359,6 +360,7 @@ SAME: dict[str, tuple[tuple[str, ...], str]] = {
 }
 ELSEWHERE = {
     "name": "the folder of a run: test_cli",
+    "stages": "test_stages",
     "model.name": "test_select",
     "model.revision": "test_select",
     "model.download": "test_select",

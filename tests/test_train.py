@@ -1,6 +1,7 @@
 """The plan, the order of rows, the groups of the optimiser, and what happens when numbers break."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 
 from tunesmith.errors import TrainingStopped, UserError
 from tunesmith.forward import forward
+from tunesmith.recipe import recipe_from
 from tunesmith.seeds import mix
 from tunesmith.train.loop import State, steps
 from tunesmith.train.optimiser import layer_depths, make_optimiser
-from tunesmith.train.options import StopOptions, TrainOptions
+from tunesmith.train.options import StopOptions, TrainOptions, UnfreezeOptions
 from tunesmith.train.order import Order, share
 from tunesmith.train.plan import choose_precision, make_plan
 from tunesmith.train.stopping import Watch
@@ -237,3 +239,105 @@ def test_journal_counts_tokens_and_padding(bases: Path) -> None:
     step = next(steps(one.state(course), course))
     assert (step.rows, step.targets, step.tokens) == (12, 12.0, int(one.data.lengths.sum()))
     assert step.padded >= step.tokens
+
+
+@pytest.mark.parametrize(("steps_", "warmup"), [(50, 5), (40, 8), (7, 0), (3, 3)])
+def test_a_slanted_schedule_equals_its_formula(steps_: int, warmup: int) -> None:
+    """The paper's, in its own words: cut iterations up, the others down, a `ratio` of 32 between peak and ends."""
+    made = plan(max_steps=steps_, epochs=99, schedule="slanted", warmup=warmup)
+    cut, ratio = warmup, 32
+    for t in range(steps_):
+        p = t / cut if t < cut else 1 - (t - cut) / max(1, cut * (steps_ / cut - 1) if cut else steps_)
+        assert made.rate(t) == pytest.approx((1 + p * (ratio - 1)) / ratio)
+    assert max(made.rate(t) for t in range(steps_)) == pytest.approx(made.rate(min(cut, steps_ - 1)))
+    assert min(made.rate(t) for t in range(steps_)) >= 1 / 32
+
+
+def moved(one: Bench, start: dict[str, torch.Tensor]) -> set[str]:
+    """The layers of which a weight is not what it was at the start: `classifier`, `layer.1`, `embeddings`, ..."""
+    now = dict(one.adapted.model.named_parameters())
+    changed = [name for name, before in start.items() if not torch.equal(now[name], before)]
+    return {
+        found[0] for name in changed for found in [re.search(r"layer\.\d|embeddings|pooler|classifier", name)] if found
+    }
+
+
+@pytest.mark.parametrize("every", ["epoch", 2])
+def test_each_layer_stays_bit_equal_until_its_turn_and_then_moves(every: Any, bases: Path) -> None:
+    one = bench(bases / "bert", "bert", "classification", "full")
+    course = one.course(unfreeze={"every": every}, weight_decay=0.5, epochs=6)
+    period = course.plan.steps_per_epoch if every == "epoch" else 2
+    start = {name: parameter.detach().clone() for name, parameter in one.adapted.model.named_parameters()}
+    state = one.state(course)
+    order = [{"classifier"}, {"layer.1", "pooler"}, {"layer.0"}, {"embeddings"}]
+    for done in steps(state, course):
+        turn = (done.step - 1) // period
+        assert moved(one, start) == set().union(*order[: turn + 1]), done.step
+        known = {
+            name
+            for group in state.optimiser.param_groups
+            for name, parameter in zip(group["names"], group["params"], strict=True)
+            if parameter in state.optimiser.state
+        }
+        assert ("bert.encoder.layer.0.output.dense.weight" in known) == (turn >= 2), "no averages of what waits"
+    assert state.step > 3 * period, "the last layer had its turn"
+
+
+def test_unfreezing_depends_on_the_step_alone(bases: Path) -> None:
+    """Interrupted between two turns and gone on with a new optimiser state, the weights are the same bytes."""
+
+    def trained(stop: int | None) -> dict[str, torch.Tensor]:
+        one = bench(bases / "bert", "bert", "classification", "full")
+        course = one.course(unfreeze={"every": 2}, epochs=6, layer_decay=0.8, schedule="slanted", warmup=0.1)
+        state = one.state(course)
+        for done in steps(state, course):
+            if done.step == stop:
+                again = one.state(course)
+                again.optimiser.load_state_dict(state.optimiser.state_dict())
+                again.step = state.step
+                for parameter in one.adapted.model.parameters():
+                    parameter.requires_grad_(True)
+                list(steps(again, course))
+                break
+        return {name: tensor.clone() for name, tensor in one.adapted.model.state_dict().items()}
+
+    whole = trained(None)
+    for stop in (1, 2, 3, 5):
+        assert all(torch.equal(tensor, whole[name]) for name, tensor in trained(stop).items()), stop
+
+
+def test_in_a_language_model_the_top_block_moves_first(bases: Path) -> None:
+    one = bench(bases / "gpt2", "gpt2", "language", "full")
+    course = one.course(unfreeze={"every": 1}, epochs=1, max_steps=1)
+    start = {name: parameter.detach().clone() for name, parameter in one.adapted.model.named_parameters()}
+    list(steps(one.state(course), course))
+    now = dict(one.adapted.model.named_parameters())
+    changed = {name for name, before in start.items() if not torch.equal(now[name], before)}
+    assert {name.split(".")[2] for name in changed if ".h." in name} == {"1"}
+    assert changed & {"transformer.wte.weight", "transformer.wpe.weight"} == set()
+
+
+def test_partial_tuning_unfreezes_what_it_moves(bases: Path) -> None:
+    one = bench(bases / "bert", "bert", "classification", "partial", method={"top": 1})
+    optimiser = make_optimiser(one.adapted.model, one.adapted, TrainOptions(unfreeze=UnfreezeOptions()))
+    assert {group["turn"] for group in optimiser.param_groups} == {0, 1}
+
+
+def test_unfreezing_is_refused_where_no_block_moves(bases: Path) -> None:
+    one = bench(bases / "bert", "bert", "classification", "head")
+    with pytest.raises(UserError, match=r"train.unfreeze: no block of the model moves"):
+        make_optimiser(one.adapted.model, one.adapted, TrainOptions(unfreeze=UnfreezeOptions()))
+    whole = {"model": "m", "task": {"kind": "classification"}, "data": "d", "train": {"unfreeze": {}}}
+    assert recipe_from(whole).train.unfreeze == UnfreezeOptions(every="epoch")
+    with pytest.raises(UserError, match=r"train.unfreeze: the blocks stay as they are under this method"):
+        recipe_from({**whole, "method": "lora"})
+
+
+@pytest.mark.parametrize(
+    ("every", "line"),
+    [(5, "of 4 layers the topmost moves at first, and a further one after every 5 updates: all from update 16 on"),
+     (10, "of 4 layers the topmost moves at first, and a further one after every 10 updates: only 2 ever do")],
+)  # fmt: skip
+def test_how_unfreezing_goes_is_said(every: int, line: str) -> None:
+    assert plan(max_steps=20, epochs=99, unfreeze={"every": every}).unfreezing(4) == line
+    assert plan(max_steps=20).unfreezing(4) is None

@@ -74,7 +74,9 @@ def printed(code: str) -> str:
 @pytest.mark.parametrize("case", KINDS, ids=lambda case: " ".join(map(str, case[:3])))
 def test_the_code_on_the_card_runs_as_it_stands(tmp_path: Path, case: Any) -> None:
     code, _ = made(tmp_path, case)
-    ours = {"from tunesmith.adapt.bottleneck import load"} if case[2] == "adapter" else set()  # which peft does not have
+    ours = (
+        {"from tunesmith.adapt.bottleneck import load"} if case[2] == "adapter" else set()
+    )  # which peft does not have
     assert {line for line in code.replace(str(tmp_path), "").splitlines() if "tunesmith" in line} == ours
     assert printed(code).strip() or case[1] in ("generation", "chat", "language", "preference")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import UserError, named
 from tunesmith.recipe import Recipe, load_recipe, recipe_from
-from tunesmith.run import Run, is_run
+from tunesmith.run import Run, final, is_run
 
 if TYPE_CHECKING:
     from tunesmith.contracts import Artifact
@@ -60,11 +60,12 @@ def run(
     folder: the run's; runs/NAME when left out. base: where relative paths start, if not at the file's folder or here.
     Called again on the same folder it goes on where it stopped. Raises the errors of `tunesmith.errors`.
     """
-    from tunesmith import pipeline
+    from tunesmith import pipeline, stages
 
     recipe, base, name = _read(recipe, overrides, base)
     place = Path(folder) if folder is not None else run_folder(recipe, base, name)
-    pipeline.run(recipe, place, base, screen or Silent())
+    walk = stages.run if recipe.stages else pipeline.run
+    walk(recipe, place, base, screen or Silent())
     return Run.open(place)
 
 
@@ -205,7 +206,7 @@ def ask(model: "Predictor | Predictors | Run | Path | str", rows: "Sequence[Row]
 
 def evaluate(run: Run | Path | str, data: Path | str | None = None) -> dict[str, Any]:
     """How good the model of a run is on the rows in `data`, or on its own held-out rows as the run found it."""
-    opened = Run.open(_folder(run))
+    opened = Run.open(final(_folder(run)))
     if data is None:
         judged: dict[str, Any] | None = opened.read_json("evaluation.json")
         if judged is None:
@@ -219,7 +220,7 @@ def evaluate(run: Run | Path | str, data: Path | str | None = None) -> dict[str,
 
 def export(run: Run | Path | str, kind: str = "safetensors", *, out: Path | str | None = None) -> "Artifact":
     """The model of a run in a standard format, in `out` or RUN/exports/KIND, proved to answer as it did."""
-    opened = Run.open(_folder(run))
+    opened = Run.open(final(_folder(run)))
     from tunesmith import trained
 
     return trained.export(opened, kind, out=None if out is None else Path(out))

@@ -22,7 +22,8 @@ from tunesmith.evaluate.options import EvaluateOptions
 from tunesmith.options import Options, path_fields, path_keys, with_paths
 from tunesmith.parts import Part, said
 from tunesmith.prepare.options import DataOptions
-from tunesmith.recipe_errors import refusal
+from tunesmith.recipe_errors import dotted, refusal
+from tunesmith.recipe_stages import GENERAL, SECTIONS, Stage, conflicts, holders, unfold
 from tunesmith.recipe_yaml import Document, Place, read_text, read_value, read_yaml, write_yaml
 from tunesmith.select.options import ModelOptions
 from tunesmith.tasks import TASKS
@@ -51,6 +52,10 @@ class Recipe(Options):
     deploy: DeployOptions = Field(DeployOptions(), description="What is written for use elsewhere.")
     seed: int = Field(
         0, ge=0, lt=2**63, description="Decides every random choice: the split, new weights, order, dropout."
+    )
+
+    stages: tuple[Stage, ...] = Field(
+        (), description="Stages that follow one another, each a `name` and sections that differ from these."
     )
 
     @field_validator("name")
@@ -101,7 +106,22 @@ class Recipe(Options):
             evaluate = evaluate.model_copy(update={"general": moved_source(evaluate.general)})
         task = with_paths(self.task, lambda path: moved_path(path, old, new))
         data = data.model_copy(update={"train": train, **held})
-        return self.model_copy(update={"data": data, "model": model, "task": task, "evaluate": evaluate})
+        stages = tuple(
+            stage.model_copy(update=self.of_stage(stage, self.model).moved(old, new).sections())
+            for stage in self.stages
+        )
+        return self.model_copy(
+            update={"data": data, "model": model, "task": task, "evaluate": evaluate, "stages": stages}
+        )
+
+    def sections(self) -> dict[str, Any]:
+        """What a stage can set otherwise."""
+        return {section: getattr(self, section) for section in SECTIONS}
+
+    def of_stage(self, stage: Stage, model: ModelOptions) -> Self:
+        """The recipe of one stage by itself, with the model that it starts from."""
+        sections = {section: getattr(stage, section) for section in SECTIONS}
+        return self.model_copy(update={"name": None, "model": model, "stages": (), **sections})
 
 
 def in_full(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +130,8 @@ def in_full(values: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in SHORT.items():
         if isinstance(full.get(section), str | list | tuple):
             full[section] = {key: full[section]}
+    if isinstance(full.get("stages"), list):
+        full["stages"] = [in_full(stage) if isinstance(stage, Mapping) else stage for stage in full["stages"]]
     return full
 
 
@@ -157,6 +179,9 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
         add(("deploy", "formats"), "adapter", "this method leaves no adapter; use safetensors, or method: lora, say")
     if "safetensors" in recipe.deploy.formats and not recipe.method.merges:
         add(("deploy", "formats"), "safetensors", "no plain model can hold what this method learns; use adapter")
+    if recipe.train.unfreeze is not None and recipe.method.artifact == "adapter":
+        found = "the blocks stay as they are under this method; leave the key out, or use method: full"
+        add(("train", "unfreeze"), recipe.train.unfreeze, found)
     watched = (*recipe.task.metrics, "loss")
     if stop.metric is not None and stop.metric not in watched:
         add(
@@ -164,12 +189,24 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
             stop.metric,
             f"metric {shown(stop.metric)} is not measured; {nearest(stop.metric, watched)}",
         )
-    watching = recipe.task.parts.get((stop.metric or "").partition("/")[0], recipe.task)
-    spoken = hasattr(watching, "decoding") and not recipe.evaluate.validation_replies
-    if spoken and stop.metric is not None and stop.metric.rpartition("/")[2] not in SILENT:
-        message = f"{stop.metric} needs generated texts; set evaluate.validation_replies, or watch loss"
-        add(("train", "stop", "metric"), stop.metric, message)
+    if stop.metric is not None and (unheard := _unheard(recipe, stop.metric)):
+        add(("train", "stop", "metric"), stop.metric, unheard)
+    for number, key, message in conflicts(recipe.stages):
+        add(("stages", number, key), "", message)
+    for number, stage in enumerate(recipe.stages):
+        gate = stage.gate
+        if gate is not None and (unheard := _unheard(stage, gate.metric or stage.task.metrics[0])):
+            add(("stages", number, "gate"), "", unheard)
     return problems
+
+
+def _unheard(recipe: Recipe | Stage, metric: str) -> str | None:
+    """Why a metric cannot be watched while training: of texts that are not generated then."""
+    watching = recipe.task.parts.get(metric.partition("/")[0], recipe.task)
+    silent = metric.startswith(GENERAL) or metric.rpartition("/")[2] in SILENT
+    if silent or not hasattr(watching, "decoding") or recipe.evaluate.validation_replies:
+        return None
+    return f"{metric} needs generated texts; set evaluate.validation_replies, or watch loss"
 
 
 def _lacking(table: Catalog, name: str, attributes: Sequence[str] = ()) -> str | None:
@@ -211,6 +248,12 @@ def recipe_from(values: Mapping[str, Any], where: str = "recipe", overrides: Seq
 
 
 def _recipe(document: Document) -> Recipe:
+    if document.values.get("stages"):
+        unfold(document, list(Recipe.model_fields), lambda stage: _checked(stage).as_mapping())
+    return _checked(document)
+
+
+def _checked(document: Document) -> Recipe:
     try:
         return Recipe.model_validate_json(json.dumps(document.values), strict=True)
     except ValidationError as error:
@@ -234,23 +277,25 @@ def _overridden(document: Document, overrides: Sequence[str], base: Path) -> Doc
         if not equals or not key:
             raise UserError(f"command line, {shown(text)}", "is not a `key=value` setting", "write train.epochs=3, say")
         place = tuple(key.strip().split("."))
-        document.overrides[place] = text
         value = read_value(value_text, f"command line, {shown(text)[1:-1]}")
         if isinstance(value, str) and _is_path(place, document.values):
             value = moved_path(value, Path(), base)
-        value = _from_here(place, value, base)
-        _set(document.values, place, value, text)
+        found = holders(document, place, text)
+        value = _from_here(found[0][2], value, base)
+        for before, values, inside in found:
+            _set(values, inside, value, text)
+            document.overrides[*before, *inside] = text
         document.values = in_full(document.values)
     return document
 
 
-def _set(values: dict[str, Any], place: Sequence[str], value: Any, text: str) -> None:
+def _set(values: dict[Any, Any], place: Place, value: Any, text: str) -> None:
     for end, key in enumerate(place[:-1], 1):
         inner = values.get(key)
         if inner is None:
             inner = {}
         if not isinstance(inner, dict):
-            raise UserError(f"command line, {shown(text)[1:-1]}", f"{'.'.join(place[:end])} has no keys below it", "")
+            raise UserError(f"command line, {shown(text)[1:-1]}", f"{dotted(place[:end])} has no keys below it", "")
         values[key] = inner = dict(inner)
         values = inner
     values[place[-1]] = value

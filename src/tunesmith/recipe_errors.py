@@ -59,7 +59,8 @@ def _place(loc: Place, values: Any, problem: str) -> Place:
     """The part of pydantic's location that stands in the file: it goes on with the kinds of values it tried."""
     place: list[str | int] = []
     for key in loc:
-        inside = isinstance(values, Mapping) and key in values
+        of_stages = place == ["stages"] and isinstance(values, list) and key in range(len(values))
+        inside = of_stages or (isinstance(values, Mapping) and key in values)
         if not inside and not (problem == "missing" and key == loc[-1] and isinstance(values, Mapping)):
             break
         place.append(key)
@@ -72,19 +73,19 @@ def _line(document: Document, place: Place) -> int:
 
 
 def _message(place: Place, group: Sequence[Mapping[str, Any]], document: Document, recipe: type[BaseModel]) -> str:
-    first = group[0]
+    first, values = group[0], document.values
     section, name = place[:-1], str(place[-1]) if place else ""
     if first["type"] == "extra_forbidden":
-        known = known_keys(model_at(section, document.values, recipe), section)
-        return f"{document.where(place, dotted(section))}: unknown key {shown(name)}; {nearest(name, known)}"
+        known = known_keys(model_at(section, values, recipe), section)
+        return f"{document.where(place, dotted(section, values))}: unknown key {shown(name)}; {nearest(name, known)}"
     own_words = next((found for found in group if found["type"] in ("said", "value_error")), None)
     if own_words is not None:
-        return f"{document.where(place, dotted(place))}: {own_words['msg'].removeprefix('Value error, ')}"
+        return f"{document.where(place, dotted(place, values))}: {own_words['msg'].removeprefix('Value error, ')}"
     annotation = _annotation(place, document.values, recipe)
     if first["type"] == "missing" and place == first["loc"]:
         words = f"; write `{EXAMPLES[name]}`, say" if len(place) == 1 else f"; expected {expectation(annotation)}"
-        return f"{document.where(section, dotted(section))}: key {shown(name)} is missing{words}"
-    where = document.where(place, dotted(place))
+        return f"{document.where(section, dotted(section, values))}: key {shown(name)} is missing{words}"
+    where = document.where(place, dotted(place, values))
     value = _value(place, document.values)
     of_a_list = get_origin(annotation) is tuple and first["loc"][:-1] == place and first["type"] != "missing"
     if of_a_list and len(group) == 1:
@@ -124,8 +125,10 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def dotted(place: Place) -> str:
-    return ".".join(map(str, place))
+def dotted(place: Place, values: Any = None) -> str:
+    """A place as a key is written; a stage is called by its name, where the values of the recipe are given."""
+    named = values is not None and place[:1] == ("stages",) and len(place) > 1
+    return ".".join(map(str, ("stages", values["stages"][place[1]]["name"], *place[2:]) if named else place))
 
 
 def known_keys(model: type[BaseModel] | None, section: Place) -> list[str]:
@@ -141,8 +144,12 @@ def model_at(place: Place, values: Any, recipe: type[BaseModel]) -> type[BaseMod
         if depth == 0 and key in ("task", "method"):
             chosen = (TASKS if key == "task" else METHODS).load(values[key]["kind"])
             model = chosen if isinstance(chosen, type) and issubclass(chosen, BaseModel) else None
-        else:
-            members = _members(_field(model, key))
+        elif not isinstance(key, int):
+            members = [
+                inner
+                for part in _members(_field(model, key))
+                for inner in (get_args(part) if get_origin(part) is tuple else (part,))
+            ]
             model = next((part for part in members if isinstance(part, type) and issubclass(part, BaseModel)), None)
     return model
 

@@ -58,13 +58,15 @@ class Document:
     """The values of a YAML text, and where each was written.
 
     values: plain dicts, lists, texts, numbers, booleans and None. lines: by path of keys and list places.
-    overrides: the command-line text that set a path.
+    overrides: the command-line text that set a path. names: what stands before
+    the keys of a path and of what lies below it.
     """
 
     name: str
     values: dict[str, Any]
     lines: dict[Place, int] = field(default_factory=dict)
     overrides: dict[Place, str] = field(default_factory=dict)
+    names: dict[Place, str] = field(default_factory=dict)
 
     def where(self, path: Place, key: str = "") -> str:
         """The place of `path` for a message: the command line, or the file, the nearest known line, and `key`."""
@@ -75,7 +77,10 @@ class Document:
             for place, text in self.overrides.items():
                 if place[: len(path)] == path:
                     return f"command line, {shown(text)[1:-1]}"
-        line = next((self.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.lines), None)
+        outward = [path[:end] for end in range(len(path), -1, -1)]
+        line = next((self.lines[place] for place in outward if place in self.lines), None)
+        before = next((self.names[place] for place in outward if place in self.names), "")
+        key = ".".join(filter(None, (before, key)))
         return self.name + (f", line {line}" if line is not None else "") + (f", {key}" if key else "")
 
 

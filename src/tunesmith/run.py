@@ -15,8 +15,8 @@ from tunesmith.errors import UserError, named, shown
 from tunesmith.recipe import Change, Recipe, changed, recipe_from
 
 FORMAT = 1
-State = Literal["started", "trained", "complete"]
-STATES: tuple[State, ...] = ("started", "trained", "complete")
+State = Literal["started", "trained", "stopped", "complete"]
+STATES: tuple[State, ...] = ("started", "trained", "stopped", "complete")
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy", "scipy", "scikit-learn", "pydantic")
 """Packages whose versions can change a result."""
 
@@ -51,6 +51,9 @@ class Run:
     deploy = _Inside("deploy.json")
     report = _Inside("report.html")
     artifact = _Inside("artifact")
+    stages = _Inside("stages")
+    chain = _Inside("stages.json")
+    transfer = _Inside("transfer.json")
 
     def __init__(self, folder: Path, run_id: str) -> None:
         self.folder = folder
@@ -128,14 +131,23 @@ class Run:
 
     @property
     def state(self) -> State:
-        """How far the run is: "started", "trained" once the final weights are known, "complete" at the end."""
+        """How far the run is: "started", "trained" once the final weights are known, "complete" at the end.
+
+        One in stages of which a gate was not passed is "stopped".
+        """
         state: State = self.read_json("run.json")["state"]
         return state
 
     @property
     def learned(self) -> bool:
         """Whether there are weights that a changed recipe or other data would belie."""
-        return self.state != "started" or any(self.checkpoints.glob("step-*"))
+        inside = any(self.checkpoints.glob("step-*")) or any(self.stages.glob("*/run.json"))
+        return self.state != "started" or inside
+
+    def renew(self, recipe: Recipe) -> None:
+        """Starts again by a recipe whose changes were found to be allowed; what has been done stays."""
+        self._note("started", recipe)
+        write_file(self.recipe_file, recipe.dump())
 
     def mark(self, state: State) -> None:
         """Notes how far the run is."""
@@ -198,6 +210,18 @@ def table(changes: Sequence[Change]) -> Iterator[str]:
 def is_run(folder: Path) -> bool:
     """Whether `folder` holds a run."""
     return (folder / "run.json").is_file()
+
+
+def final(folder: Path) -> Path:
+    """The folder of the run that left the model of the run in `folder`: of one in stages that of the last stage."""
+    stages = Run.open(folder).recipe().stages if is_run(folder) else ()
+    last = folder / stage_folder(len(stages), stages[-1].name) if stages else folder
+    return last if is_run(last) else folder
+
+
+def stage_folder(number: int, name: str) -> str:
+    """Where a stage's own run lies within the whole one. number: from 1."""
+    return f"stages/{number}-{name}"
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ from tunesmith.prepare.corpus import read_corpus
 from tunesmith.prepare.sources import RawRow, read_source
 from tunesmith.prepare.split import text_key
 from tunesmith.recipe import Recipe
-from tunesmith.run import Run
+from tunesmith.run import Run, final
 from tunesmith.select.foundation import fit_tokenizer, open_foundation
 from tunesmith.select.load import load_model
 from tunesmith.select.options import ModelOptions
@@ -64,7 +64,7 @@ def open_predictor(place: Path, *, base: str | None = None) -> Predictor | Predi
     """
     if (place / NOTE).is_file():
         return _opened(place, None if base is None else ModelOptions(name=base), Path())
-    run, name = Run.open(place), place.resolve().name
+    run, name = Run.open(final(place)), place.resolve().name
     parts = {part: _of_run(run, part, found, base) for part, found in artifacts(run).items()}
     if "" in parts:
         return replace(parts[""], name=name)

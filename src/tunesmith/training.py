@@ -85,6 +85,9 @@ def train(session: Session, wish: Wish, teller: Teller) -> Outcome:
     try:
         if world.main:  # a full disk is told now, not hours later
             commit.require_space(run.checkpoints, checkpoints.space(state, session.adapted.trainable, options.keep))
+        layers = 1 + max(group["turn"] for group in state.optimiser.param_groups)
+        if (line := course.plan.unfreezing(layers)) is not None:
+            teller.say(line)
         desk.resume()
         desk.track()
         reason = _follow(desk, wish)

@@ -81,12 +81,15 @@ def alone(device: torch.device | None = None) -> World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The world that `torchrun` describes in the environment, or a world of one; left again at the end."""
+    """The world that `torchrun` describes in the environment, or a world of one; left again by whoever joined first."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield alone()
         return
     device = _device(int(os.environ.get("LOCAL_RANK", "0")))
+    if dist.is_initialized():
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+        return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)

@@ -48,6 +48,9 @@ class RunProgress:
     def stage(self, name: str, what: str) -> None:
         """A stage begins."""
         self._put_away()
+        if self.task is not None:  # what comes next counts its own steps
+            self.bar.remove_task(self.task)
+            self.task = self.loss = None
         self.console.print(Text.assemble((f"{name:<9}", "bold"), clean(what)))
 
     def say(self, line: str) -> None:

@@ -36,14 +36,14 @@ def list_runs(
 def summary(folder: Path) -> dict[str, Any]:
     """One line about a run; what cannot be read of a damaged one is None."""
     from tunesmith.errors import UserError
-    from tunesmith.run import Run
+    from tunesmith.run import Run, final
 
     row: dict[str, Any] = dict.fromkeys(("task", "model", "method", "metric", "score", "from", "to"))
     row = {"run": folder.name, "state": "damaged", **row}
     try:
         run = Run.open(folder)
         values = run.read_json("run.json")["recipe"]
-        judged = run.read_json("evaluation.json") or {}
+        judged = Run.open(final(folder)).read_json("evaluation.json") or {}
         main = judged.get("main")
         score = judged.get("metrics", {}).get(main, {})
         return row | {

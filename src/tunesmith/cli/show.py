@@ -58,16 +58,20 @@ def show(
 
 def _facts(folder: Path) -> dict[str, Any]:
     from tunesmith.cli.runs import summary
-    from tunesmith.run import Run
+    from tunesmith.run import Run, final
 
-    run = Run.open(folder)
+    run, last = Run.open(folder), Run.open(final(folder))
     names = ("model", "parameters", "evaluation", "cost", "deploy")
-    parts = {name: run.read_json(f"{name}.json") for name in names}
-    ledger = (run.read_json("audit.json") or {}).get("ledger")
+    parts = {name: last.read_json(f"{name}.json") for name in names}
+    inside = last.folder.relative_to(run.folder)
+    deploy = [{**one, "folder": str(inside / one["folder"])} for one in parts["deploy"] or []]
+    ledger = (last.read_json("audit.json") or {}).get("ledger")
     return {
         "summary": summary(folder),
         "ledger": ledger,
         **parts,
+        "deploy": deploy or None,
+        "stages": run.read_json("stages.json"),
         "report": str(run.report) if run.report.exists() else None,
     }
 
@@ -76,6 +80,8 @@ def _say_run(facts: dict[str, Any]) -> None:
     summary = facts["summary"]
     say(f"{summary['run']}: {summary['state']}", "bold")
     say(f"task {summary['task']}, model {summary['model']}, method {summary['method']}")
+    if facts["stages"]:
+        _say_stages(facts["stages"])
     if facts["ledger"]:
         say("rows " + ", ".join(f"{way} {count}" for way, count in facts["ledger"]["ways"].items()))
     if facts["parameters"]:
@@ -89,6 +95,15 @@ def _say_run(facts: dict[str, Any]) -> None:
         say(f"artefact {artifact['kind']}: {artifact['folder']} ({artifact['bytes'] / 1e6:.1f} MB)")
     if facts["report"]:
         say(f"report {facts['report']}")
+
+
+def _say_stages(table: dict[str, Any]) -> None:
+    """Prints what became of each stage of a run; what follows is of the last one that was complete."""
+    columns = ("stage", "state", "task", "method", "rows", "metric", "value", "from", "to")
+    keys = ("name", "state", "task", "method", "rows", "metric", "value", "low", "high")
+    say_table(columns, ([stage.get(key) for key in keys] for stage in table["stages"]))
+    if table["stopped"]:
+        say(table["stopped"], "yellow")
 
 
 def say_scores(judged: dict[str, Any]) -> None:

@@ -47,12 +47,19 @@ def find_source(options: ModelOptions, base: Path) -> Source:
     if name.startswith("builtin:"):
         return _builtin(name)
     if folder.is_dir():
-        return Source(folder.resolve(), folder.resolve().name)
+        return Source(folder.resolve(), _called(folder.resolve()))
     if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
         raise UserError(
             "model", f"there is no folder {name}", "give a folder, a hub id such as org/name, or builtin:minilm"
         )
     return _hub(name, options)
+
+
+def _called(folder: Path) -> str:
+    """What a model in a folder is called: by the folder, or where that is a run's `artifact`, by the run."""
+    ours = (folder, *folder.parents) if (folder / "tunesmith.json").is_file() else ()
+    artifact = next((place for place in ours if place.name == "artifact"), None)
+    return folder.name if artifact is None else artifact.parent.name
 
 
 def _builtin(name: str) -> Source:

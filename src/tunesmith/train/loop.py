@@ -82,14 +82,30 @@ def steps(state: State, course: Course) -> Iterator[Step]:
     its own number. Raises TrainingStopped, with the weights of the last good step, when a loss or a gradient is
     not finite.
     """
-    model = _together(state.model, course.world)
+    model, moving = state.model, 0
     while state.step < course.plan.steps:
+        if (due := _thaw(state, course.plan)) != moving:
+            model, moving = _together(state.model, course.world), due
         overflows = 0
         while (done := _update(state, model, course)) is None:
             overflows += 1
             if overflows == OVERFLOWS:
                 raise TrainingStopped(f"step {state.step + 1}: float16 gradients overflowed {OVERFLOWS} times in a row")
         yield done
+
+
+def _thaw(state: State, plan: Plan) -> int:
+    """Sets those parameters to move whose turn it is in the update after `state.step` updates; how many tensors do.
+
+    What waits gets no gradient, so that the optimiser neither moves nor decays it, and keeps no averages of it.
+    """
+    period, moving = plan.period(state.step), 0
+    for group in state.optimiser.param_groups:
+        due = period is None or group["turn"] <= period
+        for parameter in group["params"]:
+            parameter.requires_grad_(due)
+        moving += due * len(group["params"])
+    return moving
 
 
 def _together(model: nn.Module, world: World) -> nn.Module:

@@ -20,6 +20,14 @@ class StopOptions(Options):
     restore_best: bool = Field(True, description="End with the weights of the best evaluation instead of the last.")
 
 
+class UnfreezeOptions(Options):
+    """Gradual unfreezing: the top layer learns first, and after each period the next one below it begins to."""
+
+    every: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
+        "epoch", description="A further layer begins to move after each epoch, or after this many updates."
+    )
+
+
 class TrainOptions(Options):
     """How the weights are moved."""
 
@@ -36,7 +44,10 @@ class TrainOptions(Options):
     )
     micro_tokens: int = Field(8192, ge=1, description="Most padded tokens in one forward pass.")
     learning_rate: float | None = Field(None, gt=0, description="Peak rate; None: the method's own.")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after warm-up.")
+    schedule: Literal["linear", "cosine", "constant", "slanted"] = Field(
+        "linear",
+        description="How the rate falls after warm-up; `slanted` begins and ends at 1/32 of the peak (ULMFiT).",
+    )
     warmup: float = Field(
         0.06, ge=0, description="Updates until the peak rate: a share of all when below 1, else a number."
     )
@@ -55,6 +66,9 @@ class TrainOptions(Options):
     )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Learning-rate factor per layer from the top down; 1 treats all alike."
+    )
+    unfreeze: UnfreezeOptions | None = Field(
+        None, description="Let the layers begin to move one after the other, from the top down; None: all at once."
     )
     dropout: float | None = Field(
         None, ge=0, lt=1, description="Overrides every dropout rate of the model's configuration."

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 import torch
 
 from tunesmith.errors import UserError
-from tunesmith.train.options import TrainOptions
+from tunesmith.train.options import TrainOptions, UnfreezeOptions
 
 NO_FLOAT16 = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "t5gemma")
 """Model types whose activations overflow float16 (huggingface/transformers#4586)."""
+
+
+SLANT = 32
+"""How many times larger the peak of a slanted schedule is than its lowest rate."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,13 @@ class Plan:
         """The learning rate of the update that follows `step` updates.
 
         Rises linearly to the peak during warm-up; then falls to zero linearly or along half a cosine, or stays.
+        Slanted: rises and falls linearly between the peak and a 32nd of it (arXiv:1801.06146, section 3.2, whose
+        cut_frac is `warmup` here).
         """
+        if self.options.schedule == "slanted":
+            fall = (step - self.warmup) / max(1, self.steps - self.warmup)
+            height = step / self.warmup if step < self.warmup else 1 - fall
+            return self.peak * (1 + height * (SLANT - 1)) / SLANT
         if step < self.warmup:
             return self.peak * (step + 1) / (self.warmup + 1)
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -50,6 +60,24 @@ class Plan:
         if self.options.schedule == "cosine":
             return self.peak * 0.5 * (1 + math.cos(math.pi * done))
         return self.peak
+
+    def period(self, step: int) -> int | None:
+        """How many periods of gradual unfreezing are over after `step` updates; None where all moves from the start."""
+        if self.options.unfreeze is None:
+            return None
+        return step // self._updates_a_period(self.options.unfreeze)
+
+    def _updates_a_period(self, unfreeze: UnfreezeOptions) -> int:
+        return self.steps_per_epoch if unfreeze.every == "epoch" else unfreeze.every
+
+    def unfreezing(self, layers: int) -> str | None:
+        """How gradual unfreezing goes with so many layers, in a line; None without it."""
+        if self.options.unfreeze is None:
+            return None
+        updates = self._updates_a_period(self.options.unfreeze)
+        opened = min(layers, 1 + (self.steps - 1) // updates)
+        end = f"all from update {(layers - 1) * updates + 1} on" if opened == layers else f"only {opened} ever do"
+        return f"of {layers} layers the topmost moves at first, and a further one after every {updates} updates: {end}"
 
 
 def make_plan(options: TrainOptions, *, rows: int, seed: int, peak: float, precision: str) -> Plan:
