@@ -102,6 +102,11 @@ def keys(options: type[Options], without: Iterable[str] = ()) -> Iterator[tuple[
         name, inner = field.alias or field_name, field.annotation
         if field_name in without:
             continue
+        inside = [part for part in get_args(inner) if isinstance(part, type) and issubclass(part, Options)]
+        if inside:  # a section that may be left out
+            yield name, field
+            yield from ((f"{name}.{key}", value) for key, value in keys(inside[0]))
+            continue
         if options is not Recipe and isinstance(inner, type) and issubclass(inner, Options):
             yield from ((f"{name}.{key}", value) for key, value in keys(inner))
         else:
@@ -218,6 +223,7 @@ REGIONS: dict[str, Callable[[], str]] = {
     "methods": lambda: kinds(METHODS),
     "train": lambda: table(type(Recipe.model_fields["train"].default), without=("stop",)),
     "stop": lambda: table(StopOptions),
+    "retain": lambda: section("retain"),
     "evaluate": lambda: section("evaluate"),
     "deploy": lambda: section("deploy"),
     "commands": commands,

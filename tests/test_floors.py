@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "tunesmith"
 
-ROOMS = {"tasks", "select", "prepare", "adapt", "train", "evaluate", "deploy", "report"}
+ROOMS = {"tasks", "select", "prepare", "adapt", "train", "evaluate", "deploy", "report", "retain"}
 FLOORS: dict[str, int] = {
     **dict.fromkeys(
         (
@@ -39,7 +39,20 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(ROOMS, 1),
     **dict.fromkeys(("recipe", "recipe_errors", "recipe_schema", "recipe_yaml", "run"), 2),
     **dict.fromkeys(
-        ("adapting", "answering", "api", "delivery", "general", "house", "pipeline", "trained", "training"), 3
+        (
+            "adapting",
+            "answering",
+            "api",
+            "delivery",
+            "elsewhere",
+            "general",
+            "house",
+            "pipeline",
+            "retaining",
+            "trained",
+            "training",
+        ),
+        3,
     ),
     **dict.fromkeys(("cli", "__main__"), 4),
 }

@@ -377,12 +377,49 @@ class Method(Protocol):
         """Writes what was learned, without the base; asked of methods whose artefact is an adapter."""
 
 
+class Penalty(Protocol):
+    """Something beside the task's loss that holds weights to what they were."""
+
+    @property
+    def name(self) -> str:
+        """What the journal calls it."""
+
+    @property
+    def undecayed(self) -> frozenset[str]:
+        """The parameters whose decay to zero it takes the place of."""
+
+    def pull(self, model: Module) -> float:
+        """Adds its gradient to that of the parameters, once an update; its value, the same in every process."""
+
+
+class Tutor(Protocol):
+    """Something beside the task's loss that holds what the model gives for a batch to what another model gives."""
+
+    @property
+    def name(self) -> str:
+        """What the journal calls it."""
+
+    @property
+    def asks(self) -> Mapping[str, bool]:
+        """What the model must be asked for besides."""
+
+    def shown(self, model: Module, task: Task, batch: Batch) -> Tensor:
+        """What is to be kept of the batch. The model is left as it was; no random number is drawn."""
+
+    def count(self, task: Task, batch: Batch) -> float:
+        """What the summed loss is divided by, summed over the whole optimiser batch."""
+
+    def loss(self, given: Any, shown: Tensor, batch: Batch) -> Tensor:
+        """The weighted loss of what the tuned model gave, *summed*: [] in float32 or wider."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One update of the weights, as the journal keeps it. Nothing in it depends on the clock.
 
     loss: mean over supervised targets of the whole optimiser batch. tokens: real ones; padded: with padding.
     gradient_norm: before clipping. losses: of each part of the task, where it has parts, its own mean.
+    penalties: what was added to the loss, by name; `loss` is without it.
     """
 
     step: int
@@ -395,6 +432,7 @@ class Step:
     tokens: int
     padded: int
     losses: Mapping[str, float] = field(default_factory=dict)
+    penalties: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

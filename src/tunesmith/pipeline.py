@@ -42,6 +42,7 @@ from tunesmith.prepare.options import DataOptions
 from tunesmith.quiet import quiet
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
+from tunesmith.retaining import NOTHING, Kept, remember, require_retention
 from tunesmith.run import Run, environment
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.load import parameter_counts
@@ -75,7 +76,8 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
         prepared = refer(house, prepared, adapted, task)
         before = general(house, foundation, prepared, adapted, task)
         untuned = look_before(house, foundation, prepared, adapted, task)
-        tune(house, foundation, prepared, adapted, task)
+        kept = remember(house, foundation, prepared, adapted, task)
+        tune(house, foundation, prepared, adapted, task, kept)
         task = settle(house, prepared, adapted, task)
         after = general(house, foundation, prepared, adapted, task)
         evaluate(house, foundation, prepared, adapted, task, untuned, (before, after))
@@ -122,6 +124,7 @@ def select(house: House) -> Foundation:
     require_heads(foundation, house.recipe.task, house.recipe.method)
     require_packing(house, foundation)
     require_general(house, foundation)
+    require_retention(house, foundation)
     require_trackers(house.recipe.train.trackers)
     house.screen.say(
         f"{card.name}: {card.family} ({card.model_type}), {card.parameters / 1e6:.1f} M parameters, "
@@ -212,8 +215,15 @@ def adapt(house: House, foundation: Foundation, prepared: Prepared) -> tuple[Ada
     return adapted, learned.suit(adapted.model)
 
 
-def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> Outcome:
-    """Trains the model; it ends with the weights that the recipe asks for."""
+def tune(
+    house: House,
+    foundation: Foundation,
+    prepared: Prepared,
+    adapted: Adapted,
+    task: Task,
+    kept: Kept = NOTHING,
+) -> Outcome:
+    """Trains the model; it ends with the weights that the recipe asks for. kept: what is held on to meanwhile."""
     recipe, rows = house.recipe, prepared.encoded["train"]
     precision = choose_precision(recipe.train.precision, foundation.card.model_type, house.world.device)
     peak = recipe.train.learning_rate or recipe.method.learning_rate
@@ -222,7 +232,8 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
         "train", f"{plan.steps} steps of {recipe.train.batch_size} rows in {precision}, peak rate {peak:g}"
     )
     weights = drawn_weights(task, prepared)
-    course = Course(task, rows, laid(house, foundation, prepared, adapted, task), plan, house.world, weights)
+    padding = laid(house, foundation, prepared, adapted, task)
+    course = Course(task, rows, padding, plan, house.world, weights, kept.penalties, kept.tutor)
     shown, speaker = recipe.evaluate.validation_replies, speaker_for(house, foundation, prepared)
     spoken = speaks(task, foundation.codec)
     watched = recipe.train.stop.metric or ("loss" if task.parts or (spoken and not shown) else task.metrics[0])
@@ -243,7 +254,7 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
         metric=watched if watched == "loss" else find(watched).name,
         higher_is_better=watched != "loss" and find(watched).higher_is_better,
         facts={
-            "data": prepared.corpus.fingerprint,
+            "data": kept.fingerprint(prepared.corpus.fingerprint),
             "base": foundation.card.weights_sha256,
             "processes": house.world.size,
             "torch": torch.__version__,

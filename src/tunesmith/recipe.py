@@ -24,6 +24,7 @@ from tunesmith.parts import Part, said
 from tunesmith.prepare.options import DataOptions
 from tunesmith.recipe_errors import refusal
 from tunesmith.recipe_yaml import Document, Place, read_text, read_value, read_yaml, write_yaml
+from tunesmith.retain.options import RetainOptions
 from tunesmith.select.options import ModelOptions
 from tunesmith.tasks import TASKS
 from tunesmith.train.options import TrainOptions
@@ -47,6 +48,7 @@ class Recipe(Options):
         description="How weights may move: a kind and its options.",
     )
     train: TrainOptions = Field(TrainOptions(), description="How the weights are moved.")
+    retain: RetainOptions = Field(RetainOptions(), description="What holds the model to what its base can do.")
     evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How the tuned model is judged.")
     deploy: DeployOptions = Field(DeployOptions(), description="What is written for use elsewhere.")
     seed: int = Field(
@@ -101,7 +103,8 @@ class Recipe(Options):
             evaluate = evaluate.model_copy(update={"general": moved_source(evaluate.general)})
         task = with_paths(self.task, lambda path: moved_path(path, old, new))
         data = data.model_copy(update={"train": train, **held})
-        return self.model_copy(update={"data": data, "model": model, "task": task, "evaluate": evaluate})
+        parts = {"data": data, "model": model, "task": task, "evaluate": evaluate}
+        return self.model_copy(update={**parts, "retain": with_paths(self.retain, moved_source)})
 
 
 def in_full(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,6 +160,8 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
         add(("deploy", "formats"), "adapter", "this method leaves no adapter; use safetensors, or method: lora, say")
     if "safetensors" in recipe.deploy.formats and not recipe.method.merges:
         add(("deploy", "formats"), "safetensors", "no plain model can hold what this method learns; use adapter")
+    for key in recipe.retain.pulls if recipe.method.artifact == "adapter" else ():
+        add(("retain", key), None, "no weight of the base moves with this method; use method: full or partial")
     watched = (*recipe.task.metrics, "loss")
     if stop.metric is not None and stop.metric not in watched:
         add(
@@ -223,6 +228,8 @@ SOURCES: tuple[Place, ...] = (
     ("data", "validation"),
     ("data", "test"),
     ("evaluate", "general"),
+    ("retain", "replay", "source"),
+    ("retain", "ewc", "source"),
 )
 """The keys that name sources of rows or texts."""
 
@@ -298,6 +305,8 @@ FREE = (
     "model.download",
 )
 """Keys that do not touch training; a run goes on with their new values."""
+CONTENTS = ("data.train", "data.validation", "data.test", "model.name", "retain.replay.source", "retain.ewc.source")
+"""Keys that name what may lie elsewhere, as long as it holds the same."""
 DECODING = re.compile(r"task\.(?:tasks\.[^.]+\.)?decoding\.")
 """How texts are generated, which touches training only where it is watched."""
 
@@ -321,7 +330,7 @@ def changed(old: Recipe, new: Recipe) -> list[Change]:
 
 
 def _allowed(key: str, old: Any, new: Any, paths: Container[str]) -> bool:
-    if key in ("data.train", "data.validation", "data.test", "model.name") or key in paths:
+    if key in CONTENTS or key in paths:
         return bool(_file_names(old, key) == _file_names(new, key))
     return any(key == free or (free.endswith(".") and key.startswith(free)) for free in FREE)
 

@@ -78,7 +78,7 @@ def train(session: Session, wish: Wish, teller: Teller) -> Outcome:
     checkpoints = checkpoints or Checkpoints(run.checkpoints, run.run_id)
     model = session.adapted.model
     scaler = torch.amp.GradScaler(world.device.type) if course.plan.precision == "float16" else None
-    state = State(model, make_optimiser(model, session.adapted, options), scaler)
+    state = State(model, make_optimiser(model, session.adapted, options, course.undecayed), scaler)
     watch = Watch(options.stop, session.higher_is_better)
     desk = _Desk(session, checkpoints, state, watch, teller)
     try:

@@ -1,7 +1,7 @@
 """AdamW over groups of parameters: with or without decay, and slower the deeper a layer lies."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import torch
 from torch import nn
@@ -12,11 +12,14 @@ from tunesmith.train.options import TrainOptions
 BLOCK = re.compile(r"^(.*?\.\d+)\.")
 
 
-def make_optimiser(model: nn.Module, adapted: Adapted, options: TrainOptions) -> torch.optim.AdamW:
+def make_optimiser(
+    model: nn.Module, adapted: Adapted, options: TrainOptions, undecayed: Container[str] = ()
+) -> torch.optim.AdamW:
     """AdamW (arXiv:1711.05101) over the parameters of `model` that move, at the rates that the method gives them.
 
-    Vectors (biases, norms) are not decayed. With `layer_decay` f, block k of n from below learns at f^(n - k)
-    times the rate, embeddings at f^(n + 1), the head at the rate itself (arXiv:1801.06146, section 3.2).
+    Vectors (biases, norms) and `undecayed` parameters are not decayed. With `layer_decay` f, block k of n from below
+    learns at f^(n - k) times the rate, embeddings at f^(n + 1), the head at the rate itself (arXiv:1801.06146, section
+    3.2).
     Each group keeps its factor under "factor" and its parameters' names under "names".
     """
     parameters = dict(model.named_parameters())
@@ -24,7 +27,7 @@ def make_optimiser(model: nn.Module, adapted: Adapted, options: TrainOptions) ->
     deepest = max(depths.values())
     groups: dict[tuple[float, float], list[str]] = {}
     for name in adapted.trainable:
-        decay = options.weight_decay if parameters[name].ndim >= 2 else 0.0
+        decay = options.weight_decay if parameters[name].ndim >= 2 and name not in undecayed else 0.0
         factor = options.layer_decay ** (deepest - depths[name]) * adapted.rates.get(name, 1.0)
         groups.setdefault((decay, factor), []).append(name)
     return torch.optim.AdamW(
