@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from tunesmith.adapt import METHODS
 from tunesmith.catalog import Catalog
+from tunesmith.evaluate.options import ProbeOptions
 from tunesmith.options import Options
 from tunesmith.recipe import Recipe
 from tunesmith.tasks import TASKS
@@ -225,6 +226,7 @@ REGIONS: dict[str, Callable[[], str]] = {
     "stop": lambda: table(StopOptions),
     "retain": lambda: section("retain"),
     "evaluate": lambda: section("evaluate"),
+    "probes": lambda: table(ProbeOptions),
     "deploy": lambda: section("deploy"),
     "commands": commands,
     "exit-codes": exit_codes,

@@ -48,6 +48,7 @@ FLOORS: dict[str, int] = {
             "general",
             "house",
             "pipeline",
+            "probing",
             "retaining",
             "trained",
             "training",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,13 +18,17 @@ from test_pipeline import Screen, lines, recipe, rows
 from tiny import model_folder
 from tunesmith import api
 from tunesmith.errors import UserError
+from tunesmith.forward import called
 from tunesmith.recipe import recipe_from
+from tunesmith.retain.distil import Distil, frozen
 from tunesmith.retain.ewc import Asked, ewc, fisher
+from tunesmith.retain.interpolate import Point, blend, choose
 from tunesmith.retain.l2_sp import l2_sp
 from tunesmith.retain.pull import Pull, anchors
 from tunesmith.run import Run
 from tunesmith.train.loop import Course, State, steps
 from tunesmith.train.optimiser import make_optimiser
+from tunesmith.train.order import Mixed, Order
 from workshop import Bench, bench
 
 RATE = 0.05
@@ -298,3 +303,274 @@ def test_sources_move_with_the_recipe(place: Path) -> None:
     retain = {"ewc": {"weight": 1.0, "source": "old.jsonl"}, "replay": {"source": "general.txt"}}
     moved = recipe_from(recipe(place, retain=retain)).moved(place, place / "deep" / "down").retain
     assert moved.sources == {"replay": "../../general.txt", "ewc": "../../old.jsonl"}
+
+
+def test_weights_between_are_the_weighted_mean_and_the_ends_are_exact(bases: Path) -> None:
+    one = float64_bench(bases, "bert", "classification")
+    base = anchors(one.adapted)
+    shaken(one)
+    tuned = moving(one)
+    for alpha in (0.3, 0.0, 1.0):
+        blend(one.adapted.model, base, tuned, alpha)
+        for name, found in moving(one).items():
+            if name not in base:
+                assert torch.equal(found, tuned[name]), "the head is kept"
+            elif alpha in (0, 1):
+                assert torch.equal(found, tuned[name] if alpha else base[name])
+            else:
+                assert float((found - (0.7 * base[name] + 0.3 * tuned[name])).abs().max()) < BOUND
+
+
+POINTS = [Point(0.0, 0.5, 0.0), Point(0.5, 0.89, 1.0), Point(0.8, 0.90, 2.0), Point(1.0, 0.90, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("margin", "higher", "alpha"), [(0.0, True, 0.8), (0.011, True, 0.5), (0.4, True, 0.0), (0.0, False, 0.0)]
+)
+def test_the_place_that_forgets_least_of_the_good_ones_is_taken(margin: float, higher: bool, alpha: float) -> None:
+    assert choose(POINTS, margin, higher_is_better=higher).alpha == alpha
+
+
+def test_without_scores_or_losses_the_tuned_model_stays() -> None:
+    assert choose([replace(point, score=None) for point in POINTS], 1.0, higher_is_better=True).alpha == 1
+    broken = [replace(point, lost=None if point.alpha < 1 else 5.0) for point in POINTS]
+    assert choose(broken, 1.0, higher_is_better=True).alpha == 1
+
+
+def test_a_run_ends_between_base_and_tuned_model(place: Path) -> None:
+    screen = Screen()
+    retain = {"interpolate": {"steps": 4, "margin": 1.0}}
+    run = run_of(place, "between", screen, retain=retain)
+    found = run.read_json("interpolation.json")
+    assert [point["alpha"] for point in found["curve"]] == [0, 0.25, 0.5, 0.75, 1]
+    lost = [point["lost"] for point in found["curve"]]
+    assert lost[0] == pytest.approx(0, abs=1e-9)
+    assert lost == sorted(lost)
+    assert (found["taken"], found["probe"], found["metric"]) == (0, "drift", "accuracy")
+    assert distance(place / "bert", run) == 0, "any score is near enough, and the base forgets nothing"
+    assert any(line.startswith("interpolation: 0% of the way") for line in screen.said)
+    assert "Between the base and the tuned model" in run.report.read_text()
+    again = run_of(place, "between", retain={"interpolate": {"steps": 2, "margin": 0.0}})
+    found = again.read_json("interpolation.json")
+    assert len(found["curve"]) == 3
+    best = max(point["score"] for point in found["curve"])
+    assert best == next(point["score"] for point in found["curve"] if point["alpha"] == found["taken"])
+    assert (distance(place / "bert", again) == 0) == (found["taken"] == 0)
+
+
+def test_interpolation_needs_validation_rows(place: Path) -> None:
+    data = {"train": str(place / "rows.jsonl"), "validation": 0.0, "test": 0.2}
+    with pytest.raises(UserError, match=r"retain\.interpolate.*data.validation is 0"):
+        recipe_from(recipe(place, data=data, retain={"interpolate": {}}))
+
+
+def teaching(one: Bench, compared: Any, weight: float = 0.3, temperature: float = 2.0) -> Distil:
+    """A tutor that remembers the bench's model as it is now; the model then moves away from it."""
+    tutor = Distil(weight, temperature, compared, frozen(one.adapted.model))
+    shaken(one)
+    return tutor
+
+
+def kl(base: Tensor, tuned: Tensor) -> Tensor:
+    p, q = (part.log_softmax(dim=-1) for part in (base / 2, tuned / 2))
+    return (p.exp() * (p - q)).sum()
+
+
+DISTILLED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "tokens": ("llama", "language", {}),
+    "classes": ("bert", "classification", {}),
+    "labels": ("bert", "classification", {"specimen": 2}),
+    "states": ("bert", "regression", {}),
+}
+
+
+@pytest.mark.parametrize("compared", DISTILLED)
+def test_distillation_is_its_formula_and_cutting_the_batch_changes_nothing(
+    compared: str, bases: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, task, more = DISTILLED[compared]
+    one = float64_bench(bases, family, task, dropout=0.0, **more)
+    tutor = teaching(one, compared)
+    count = len(one.data)
+    course = one.course(batch_size=count, max_steps=1, learning_rate=RATE, max_grad_norm=0, schedule="constant")
+    course = replace(course, tutor=tutor)
+    start = moving(one)
+    results = []
+    for sizes in ([count], [1] * count, [1, count - 1]):
+        in_groups(course, sizes, monkeypatch)
+        (step,) = descended(one, course)
+        results.append((step, moving(one)))
+        with torch.no_grad():
+            for name, parameter in one.adapted.model.named_parameters():
+                parameter.copy_(start[name])
+    for step, found in results[1:]:
+        assert step.penalties["distil"] == pytest.approx(results[0][0].penalties["distil"], rel=1e-9)
+        assert step.loss == pytest.approx(results[0][0].loss, rel=1e-9)
+        # What transformers computes in float32 makes causal models no more exact than that.
+        assert max(float((found[name] - right).abs().max()) for name, right in results[0][1].items()) < 1e-8
+    (step, _) = results[0]
+    assert step.penalties["distil"] == pytest.approx(by_hand(one, tutor, course), rel=1e-6)
+    assert step.penalties["distil"] > 1e-4
+
+
+def by_hand(one: Bench, tutor: Distil, course: Course) -> float:
+    """0.3 times the mean over tokens or rows, one row after the other."""
+    total, count = 0.0, 0
+    assert tutor.base is not None
+    for place in range(len(one.data)):
+        ids = torch.from_numpy(one.data.columns["input_ids"][place].astype("int64"))[None]
+        with torch.no_grad():
+            base, tuned = (model(input_ids=ids, output_hidden_states=True) for model in (tutor.base, one.adapted.model))
+        if tutor.compared == "states":
+            total += float((base.hidden_states[-1] - tuned.hidden_states[-1]).square().mean(dim=-1).sum())
+            count += ids.numel()
+        elif tutor.compared == "tokens":
+            total += 4 * float(kl(base.logits[0, :-1], tuned.logits[0, :-1]))
+            count += ids.numel() - 1
+        elif tutor.compared == "classes":
+            total += 4 * float(kl(base.logits, tuned.logits))
+            count += 1
+        else:
+            for old, new in zip(base.logits[0], tuned.logits[0], strict=True):
+                total += 4 * float(kl(torch.stack([old, 0 * old]), torch.stack([new, 0 * new])))
+            count += 1
+    assert course.tutor is tutor
+    return 0.3 * total / count
+
+
+def test_the_base_of_an_adapter_is_the_model_with_the_adapter_off(bases: Path) -> None:
+    one = bench(bases / "bert", "bert", "classification", "lora")
+    course = one.course()
+    (batch,) = course.batches(0)
+    tutor = Distil(1.0, 1.0, "states", frozen(one.adapted.model))
+    one.adapted.model.train()
+    before = tutor.shown(one.adapted.model, one.task, batch)
+    moves = {name: parameter.requires_grad for name, parameter in one.adapted.model.named_parameters()}
+    with torch.no_grad():
+        for name in one.adapted.trainable:
+            dict(one.adapted.model.named_parameters())[name].add_(0.1)
+    assert torch.equal(tutor.shown(one.adapted.model, one.task, batch), before)
+    assert {name: parameter.requires_grad for name, parameter in one.adapted.model.named_parameters()} == moves
+    assert one.adapted.model.training
+    given = called(one.adapted.model, one.task, batch, output_hidden_states=True)
+    assert tutor.loss(given, before, batch).item() > 0
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_distilled_model_stays_nearer_to_the_base(method: str, place: Path) -> None:
+    drifts, losses = [], []
+    for weight in (None, 50.0):
+        more: dict[str, Any] = {} if weight is None else {"retain": {"distil": {"weight": weight}}}
+        evaluate = {"resamples": 100, "probes": [{"name": "states"}]}
+        more |= {"method": method, "evaluate": evaluate, "train": {"dropout": 0.0}}
+        run = run_of(place, f"distil-{method}-{weight}", **more)
+        (probe,) = run.read_json("evaluation.json")["retention"]
+        drifts.append(1 - probe["cka"])
+        losses.append([step.get("penalties", {}).get("distil") for step in journal(run)])
+    assert drifts[1] < 0.8 * drifts[0]
+    assert losses[0][0] is None
+    assert losses[1][0] == pytest.approx(0, abs=1e-6)
+    assert losses[1][-1] > 0
+
+
+def test_the_temperature_of_outputs_changes_the_loss_and_is_refused_where_there_are_none(place: Path) -> None:
+    values = []
+    for name, temperature in (("cool", 1.0), ("warm", 4.0)):
+        retain = {"distil": {"weight": 1.0, "temperature": temperature}}
+        more = {
+            "model": str(place / "llama"),
+            "task": {"kind": "language"},
+            "train": {"max_steps": 6, "learning_rate": 2e-2},
+        }
+        run = run_of(place, name, retain=retain, **more)
+        values.append(journal(run)[-1]["penalties"]["distil"])
+        assert run.read_json("retention.json")["distil"]["compared"] == "tokens"
+    assert values[0] != pytest.approx(values[1], rel=0.05)
+    with pytest.raises(UserError, match=r"distil\.temperature.*no effect under a new head"):
+        run_of(place, "refused", retain={"distil": {"weight": 1.0, "temperature": 2.0}})
+
+
+def test_what_cannot_be_distilled_is_refused(place: Path) -> None:
+    retain = {"distil": {"weight": 1.0}}
+    with pytest.raises(UserError, match="no weight below the head moves"):
+        run_of(place, "head-only", method="head", retain=retain)
+    with pytest.raises(UserError, match="init: pissa changes the base"):
+        run_of(place, "pissa", method={"kind": "lora", "init": "pissa"}, retain=retain)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
+def test_replayed_rows_have_their_exact_share_in_the_long_run(share: float) -> None:
+    own, earlier = Order(50, 8, 3), 7
+    mixed = Mixed(own, earlier, share)
+    drawn = added = 0
+    counts = np.zeros(earlier, dtype=int)
+    for step in range(300):
+        rows = mixed.batch(step)
+        assert np.array_equal(rows[rows < 50], own.batch(step)), "the training rows are as without"
+        drawn += int((rows < 50).sum())
+        added += int((rows >= 50).sum())
+        counts += np.bincount(rows[rows >= 50] - 50, minlength=earlier)
+        assert -1 < added - drawn * share / (1 - share) <= 1e-9
+    assert np.ptp(counts) <= 1, "each once before any again"
+    assert np.array_equal(Mixed(own, earlier, share).batch(123), mixed.batch(123)), "of seed and step alone"
+    assert not np.array_equal(Mixed(Order(50, 8, 4), earlier, share).batch(9), mixed.batch(9))
+
+
+def test_replayed_rows_are_trained_on_counted_and_never_judged(place: Path) -> None:
+    earlier = [{"text": f"an earlier word {at}", "label": "late"} for at in range(6)]
+    judged = rows(48)
+    lines(place / "earlier.jsonl", earlier + judged)
+    retain = {"replay": {"source": str(place / "earlier.jsonl"), "share": 0.5}}
+    run, plain = run_of(place, "replay", retain=retain), run_of(place, "plain")
+    audit = run.read_json("audit.json")
+    ways = audit["replay"]["ways"]
+    assert ways == {"replayed": 34, "skipped:also_in_test": 10, "skipped:also_in_validation": 10}
+    assert audit["ledger"] == plain.read_json("audit.json")["ledger"]
+    assert [step["rows"] for step in journal(run)] == [2 * step["rows"] for step in journal(plain)]
+    assert run.read_json("evaluation.json")["rows"] == plain.read_json("evaluation.json")["rows"]
+    other = {"replay": {"source": str(place / "earlier.jsonl"), "share": 0.2}}
+    less = run_of(place, "less", retain=other, train={"max_steps": 4})
+    assert sum(step["rows"] for step in journal(less)) == 16 + 4
+
+
+def test_replay_goes_on_to_the_same_bytes(place: Path) -> None:
+    retain = {"replay": {"source": str(place / "rows.jsonl"), "share": 0.3}}
+    whole = run_of(place, "replay-whole", retain=retain)
+    with pytest.raises(RuntimeError, match="fallen"):
+        run_of(place, "replay-fallen", Falling(), retain=retain)
+    again = run_of(place, "replay-fallen", retain=retain)
+    assert again.journal.read_bytes() == whole.journal.read_bytes()
+    name = "model.safetensors"
+    assert (again.artifact / name).read_bytes() == (whole.artifact / name).read_bytes()
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_general_texts_are_mixed_into_what_a_decoder_generates(packing: bool, place: Path) -> None:
+    written = [{"source": row["text"], "target": row["label"]} for row in rows(24)]
+    lines(place / "written.jsonl", written)
+    (place / "general.txt").write_text("the kettle is red and kind\nthe parcel is here today\n")
+    more: dict[str, Any] = {
+        "model": str(place / "llama"),
+        "task": {"kind": "generation", "decoding": {"max_new_tokens": 2}},
+        "data": {"train": str(place / "written.jsonl"), "validation": 0.2, "cache": False},
+        "train": {"max_steps": 6, "packing": packing},
+        "evaluate": {"resamples": 100, "baselines": False, "general": str(place / "general.txt")},
+    }
+    replay = {"source": str(place / "general.txt"), "share": 0.5, "task": "language"}
+    run = run_of(place, f"texts-{packing}", retain={"replay": replay}, **more)
+    plain = run_of(place, f"no-texts-{packing}", **more)
+    with_texts, without = (one.read_json("evaluation.json")["general"]["metrics"]["perplexity"] for one in (run, plain))
+    assert with_texts["after"]["value"] < without["after"]["value"]
+    assert journal(run)[0]["rows"] == 8
+
+
+def test_rows_that_cannot_be_mixed_in_are_refused(place: Path) -> None:
+    old = lines(place / "all-judged.jsonl", rows(9))
+    texts = {"source": str(place / "rows.jsonl"), "task": "language"}
+    with pytest.raises(UserError, match=r"retain\.replay.*needs the head of a language model"):
+        run_of(place, "mixed", retain={"replay": texts})
+    held = {"train": str(place / "rows.jsonl"), "validation": 0.2, "test": str(old), "cache": False}
+    with pytest.raises(UserError, match="all its rows are judged"):
+        run_of(place, "judged", data=held, retain={"replay": {"source": str(old)}})
+    with pytest.raises(UserError, match="less than 1"):
+        recipe_from(recipe(place, retain={"replay": {"source": "a.jsonl", "share": 1.0}}))

@@ -351,6 +351,8 @@ ELSEWHERE = {
     "model.download": "test_select",
     "model.new_tokens": "test_new_tokens",
     "evaluate.general": "test_general",
+    "evaluate.probes": "test_probing",
+    "evaluate.probe_every": "test_probing",
     **dict.fromkeys((f"retain.{cure}" for cure in RetainOptions.model_fields), "test_retain"),
     "task.kind": "the matrix",
     "data.on_bad_row": "test_corpus, and below",

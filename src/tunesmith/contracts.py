@@ -327,7 +327,8 @@ class Adapted:
 
     trainable: names of the parameters that move. head: names of the modules that the task added.
     notes: what was chosen automatically, to be printed and kept.
-    rates: what the learning rate of some parameters is multiplied by.
+    rates: what the learning rate of some parameters is multiplied by. knows: whether the head came with the model and
+    means the task's labels.
     """
 
     model: PreTrainedModel | Module
@@ -335,6 +336,7 @@ class Adapted:
     head: tuple[str, ...]
     notes: tuple[str, ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
+    knows: bool = False
 
 
 class Method(Protocol):
@@ -375,42 +377,6 @@ class Method(Protocol):
 
     def save(self, model: Module, folder: Path) -> None:
         """Writes what was learned, without the base; asked of methods whose artefact is an adapter."""
-
-
-class Penalty(Protocol):
-    """Something beside the task's loss that holds weights to what they were."""
-
-    @property
-    def name(self) -> str:
-        """What the journal calls it."""
-
-    @property
-    def undecayed(self) -> frozenset[str]:
-        """The parameters whose decay to zero it takes the place of."""
-
-    def pull(self, model: Module) -> float:
-        """Adds its gradient to that of the parameters, once an update; its value, the same in every process."""
-
-
-class Tutor(Protocol):
-    """Something beside the task's loss that holds what the model gives for a batch to what another model gives."""
-
-    @property
-    def name(self) -> str:
-        """What the journal calls it."""
-
-    @property
-    def asks(self) -> Mapping[str, bool]:
-        """What the model must be asked for besides."""
-
-    def shown(self, model: Module, task: Task, batch: Batch) -> Tensor:
-        """What is to be kept of the batch. The model is left as it was; no random number is drawn."""
-
-    def count(self, task: Task, batch: Batch) -> float:
-        """What the summed loss is divided by, summed over the whole optimiser batch."""
-
-    def loss(self, given: Any, shown: Tensor, batch: Batch) -> Tensor:
-        """The weighted loss of what the tuned model gave, *summed*: [] in float32 or wider."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tunesmith.tasks.language import Language
 @dataclass(frozen=True)
 class Elsewhere:
     """Where rows come from: the recipe's `key` that says so, the source, and whether the rows are those of the run's
-    own task or texts (`language`)."""
+    own task (`own`, of which `inputs` need no answers) or texts (`language`)."""
 
     key: str
     source: str
@@ -50,14 +50,14 @@ def require_language(foundation: Foundation, task: Task, key: str) -> None:
 def read_rows(house: House, foundation: Foundation, prepared: Prepared, task: Task, place: Elsewhere) -> Read:
     """The usable rows of a source. Raises UserError for one that cannot be read, unless `data.on_bad_row` is skip,
     and for a source without any."""
-    own = place.task == "own"
+    own, graded = place.task != "language", place.task != "inputs"
     reader: Any = task if own else Language()
     lenient = house.recipe.data.on_bad_row == "skip"
     records: list[Record] = []
     unusable = 0
     for raw in read_source(place.source, house.base):
         try:
-            records.append(_record(raw, len(records) + unusable, reader))
+            records.append(_record(raw, len(records) + unusable, reader, graded))
         except UserError:
             if not lenient:
                 raise
@@ -72,15 +72,16 @@ def read_rows(house: House, foundation: Foundation, prepared: Prepared, task: Ta
     return Read(reader, known, data, padding, unusable + len(data.refused))
 
 
-def _record(raw: RawRow, number: int, task: Task) -> Record:
+def _record(raw: RawRow, number: int, task: Task, graded: bool) -> Record:
     if raw.problem is not None:
         raise UserError(raw.where, raw.problem, "mend or leave out this row")
-    for column in task.fields:
+    for column in task.fields if graded else task.inputs:
         if column not in raw.fields:
             raise UserError(raw.where, f"has no column {shown(column)}", nearest(column, raw.fields))
     try:
-        record = Record(number, raw.source, raw.line, *task.read(raw.fields))
-        task.check(record)
+        record = Record(number, raw.source, raw.line, *task.read(raw.fields, with_target=graded))
+        if graded:
+            task.check(record)
     except BadRow as error:
         raise UserError(raw.where, str(error), "mend or leave out this row") from error
     return record

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from tunesmith.answering import (
     settle,
     speaker_for,
 )
-from tunesmith.batch import padding_for
+from tunesmith.batch import concatenated, padding_for
 from tunesmith.commit import write_file
 from tunesmith.contracts import Adapted, Corpus, Foundation, Record, Task
 from tunesmith.delivery import deploy
@@ -39,10 +40,11 @@ from tunesmith.prepare.audit import picture
 from tunesmith.prepare.corpus import file_hashes, read_corpus, without
 from tunesmith.prepare.encode import encode_corpus, lengths
 from tunesmith.prepare.options import DataOptions
+from tunesmith.probing import Probe, lost, opened, require_probes, watch
 from tunesmith.quiet import quiet
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
-from tunesmith.retaining import NOTHING, Kept, remember, require_retention
+from tunesmith.retaining import NOTHING, Kept, interpolate, remember, require_retention
 from tunesmith.run import Run, environment
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.load import parameter_counts
@@ -76,11 +78,14 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
         prepared = refer(house, prepared, adapted, task)
         before = general(house, foundation, prepared, adapted, task)
         untuned = look_before(house, foundation, prepared, adapted, task)
-        kept = remember(house, foundation, prepared, adapted, task)
-        tune(house, foundation, prepared, adapted, task, kept)
+        probes = opened(house, foundation, prepared, adapted, task)
+        kept = remember(house, foundation, prepared, adapted, task, probes)
+        tune(house, foundation, prepared, adapted, task, kept, probes)
+        interpolate(house, prepared, adapted, task, kept)
         task = settle(house, prepared, adapted, task)
         after = general(house, foundation, prepared, adapted, task)
-        evaluate(house, foundation, prepared, adapted, task, untuned, (before, after))
+        forgotten = lost(probes, adapted, task, house)
+        evaluate(house, foundation, prepared, adapted, task, untuned, (before, after), forgotten)
         deploy(house, foundation, prepared, adapted, task)
         finish(house, time.monotonic() - began)
     return folder
@@ -125,6 +130,7 @@ def select(house: House) -> Foundation:
     require_packing(house, foundation)
     require_general(house, foundation)
     require_retention(house, foundation)
+    require_probes(house, foundation)
     require_trackers(house.recipe.train.trackers)
     house.screen.say(
         f"{card.name}: {card.family} ({card.model_type}), {card.parameters / 1e6:.1f} M parameters, "
@@ -222,8 +228,12 @@ def tune(
     adapted: Adapted,
     task: Task,
     kept: Kept = NOTHING,
+    probes: Sequence[Probe] = (),
 ) -> Outcome:
-    """Trains the model; it ends with the weights that the recipe asks for. kept: what is held on to meanwhile."""
+    """Trains the model; it ends with the weights that the recipe asks for.
+
+    kept: what is held on to meanwhile. probes: what is asked meanwhile, where the recipe wants that.
+    """
     recipe, rows = house.recipe, prepared.encoded["train"]
     precision = choose_precision(recipe.train.precision, foundation.card.model_type, house.world.device)
     peak = recipe.train.learning_rate or recipe.method.learning_rate
@@ -233,7 +243,9 @@ def tune(
     )
     weights = drawn_weights(task, prepared)
     padding = laid(house, foundation, prepared, adapted, task)
-    course = Course(task, rows, padding, plan, house.world, weights, kept.penalties, kept.tutor)
+    replayed = None if kept.replay is None else (len(kept.replay), kept.share)
+    data = rows if kept.replay is None else concatenated([rows, kept.replay])
+    course = Course(task, data, padding, plan, house.world, weights, kept.penalties, kept.tutor, replayed)
     shown, speaker = recipe.evaluate.validation_replies, speaker_for(house, foundation, prepared)
     spoken = speaks(task, foundation.codec)
     watched = recipe.train.stop.metric or ("loss" if task.parts or (spoken and not shown) else task.metrics[0])
@@ -253,6 +265,8 @@ def tune(
         measure=measured,
         metric=watched if watched == "loss" else find(watched).name,
         higher_is_better=watched != "loss" and find(watched).higher_is_better,
+        probe=lambda model: watch(probes, model, task),
+        probe_every=recipe.evaluate.probe_every,
         facts={
             "data": kept.fingerprint(prepared.corpus.fingerprint),
             "base": foundation.card.weights_sha256,
@@ -280,10 +294,12 @@ def evaluate(
     task: Task,
     untuned: Predictions | None = None,
     texts: tuple[Predictions | None, Predictions | None] = (None, None),
+    forgotten: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Judges the tuned model on the test split, or where there is none on the validation split.
 
     untuned: what it answered before it was tuned. texts: how likely it found general texts before and after.
+    forgotten: what became of the probes.
     """
     corpus, split = prepared.corpus, prepared.judged
     beside_others = ", beside simple baselines" if house.recipe.evaluate.baselines and split != "train" else ""
@@ -310,6 +326,8 @@ def evaluate(
     if texts[0] is not None and texts[1] is not None:
         whole["general"] = beside(texts[0], texts[1], house)
         house.screen.say(said(whole["general"]))
+    if forgotten:
+        whole["retention"] = forgotten
     house.keep("evaluation.json", whole)
     write_file(house.run.predictions, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
     for name, one in found.items():
@@ -318,8 +336,10 @@ def evaluate(
 
 def _chosen(recipe: Recipe) -> list[str]:
     """What validation rows decide."""
-    template = ["the template"] if recipe.task.variants else []
-    return template if recipe.train.max_steps == 0 else ["when to stop", *template]
+    chosen = ["the template"] if recipe.task.variants else []
+    if recipe.retain.interpolate is not None:
+        chosen.append("how far to go from the base")
+    return chosen if recipe.train.max_steps == 0 else ["when to stop", *chosen]
 
 
 def _remarks(corpus: Corpus, split: str) -> list[str]:

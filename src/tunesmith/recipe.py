@@ -101,6 +101,8 @@ class Recipe(Options):
         evaluate = self.evaluate
         if evaluate.general is not None:
             evaluate = evaluate.model_copy(update={"general": moved_source(evaluate.general)})
+        probes = tuple(with_paths(probe, moved_source) for probe in evaluate.probes)
+        evaluate = evaluate.model_copy(update={"probes": probes})
         task = with_paths(self.task, lambda path: moved_path(path, old, new))
         data = data.model_copy(update={"train": train, **held})
         parts = {"data": data, "model": model, "task": task, "evaluate": evaluate}
@@ -162,6 +164,8 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
         add(("deploy", "formats"), "safetensors", "no plain model can hold what this method learns; use adapter")
     for key in recipe.retain.pulls if recipe.method.artifact == "adapter" else ():
         add(("retain", key), None, "no weight of the base moves with this method; use method: full or partial")
+    if recipe.retain.interpolate is not None and not data.validation:
+        add(("retain", "interpolate"), None, "is chosen on validation rows, and data.validation is 0")
     watched = (*recipe.task.metrics, "loss")
     if stop.metric is not None and stop.metric not in watched:
         add(
@@ -298,6 +302,8 @@ FREE = (
     "name",
     "deploy.",
     "evaluate.",
+    "retain.interpolate",
+    "retain.interpolate.",
     "train.keep",
     "train.save_every",
     "train.trackers",

@@ -44,6 +44,7 @@ class Session:
 
     encoded: the splits as the model sees them. measure: the task's metrics, by name, of the model that gave these
     outputs on these validation records. metric: the name of the one to watch, and whether higher is better.
+    probe: what else is measured of the model at every `probe_every` evaluations, by name.
     """
 
     run: Run
@@ -55,6 +56,13 @@ class Session:
     metric: str
     higher_is_better: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
+    probe: Callable[[Module], Mapping[str, Any]] = lambda model: {}
+    probe_every: int | None = None
+
+    def probes_at(self, step: int) -> bool:
+        """Whether it is probed after this step, which must be one after which the model is evaluated."""
+        every = self.probe_every
+        return every is not None and (sorted(self.course.plan.marks).index(step) + 1) % every == 0
 
 
 @dataclass(frozen=True)
@@ -201,6 +209,7 @@ class _Desk:
             "metrics": metrics,
             "best": better,
             **({"losses": passed.losses} if course.task.parts else {}),
+            **({"retention": session.probe(self.state.model)} if session.probes_at(step.step) else {}),
         }
         self.write(event)
         if self.main:

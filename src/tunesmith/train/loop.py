@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tunesmith.batch import Batch, Encoded, Padding
-from tunesmith.contracts import Penalty, Step, Task, Tutor, parts_of
+from tunesmith.contracts import Step, Task, parts_of
 from tunesmith.errors import TrainingStopped
 from tunesmith.forward import autocast, batch_of, called, forward
 from tunesmith.seeds import mix
-from tunesmith.train.order import STEP_COST_TOKENS, Order, micro_batches, runs, share
+from tunesmith.train.order import STEP_COST_TOKENS, Mixed, Order, micro_batches, runs, share
+from tunesmith.train.penalties import Penalty, Tutor
 from tunesmith.train.plan import Plan
 from tunesmith.world import World
 
@@ -38,7 +39,8 @@ class State:
 class Course:
     """What training follows: the task, its encoded rows, how they are padded and drawn, the plan, the world.
 
-    penalties, tutor: what else than the task's loss an update minds.
+    penalties, tutor: what else than the task's loss an update minds. replayed: how many of the rows, at their end, are
+    earlier ones that are mixed in, and their share.
     """
 
     task: Task
@@ -49,6 +51,7 @@ class Course:
     weights: Sequence[float] | None = None
     penalties: Sequence[Penalty] = ()
     tutor: Tutor | None = None
+    replayed: tuple[int, float] | None = None
 
     @property
     def undecayed(self) -> frozenset[str]:
@@ -56,8 +59,11 @@ class Course:
         return frozenset().union(*(penalty.undecayed for penalty in self.penalties))
 
     @cached_property
-    def order(self) -> Order:
-        return Order(len(self.data), self.plan.options.batch_size, self.plan.seed, self.weights)
+    def order(self) -> Order | Mixed:
+        earlier, share_of_all = self.replayed or (0, 0.0)
+        rows = len(self.data) - earlier
+        own = Order(rows, self.plan.options.batch_size, self.plan.seed, self.weights)
+        return Mixed(own, earlier, share_of_all) if earlier else own
 
     def batches(self, step: int) -> list[Batch]:
         """This process's part of the optimiser batch after `step` updates, in pieces that fit; never none.
