@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +32,8 @@ from tunesmith.run import Run
 from tunesmith.train.loop import Course, State, steps
 from tunesmith.train.optimiser import make_optimiser
 from tunesmith.train.order import Mixed, Order
-from workshop import Bench, bench
+from tunesmith.world import World
+from workshop import CPU, Bench, bench
 
 RATE = 0.05
 
@@ -574,3 +578,100 @@ def test_rows_that_cannot_be_mixed_in_are_refused(place: Path) -> None:
         run_of(place, "judged", data=held, retain={"replay": {"source": str(old)}})
     with pytest.raises(UserError, match="less than 1"):
         recipe_from(recipe(place, retain={"replay": {"source": "a.jsonl", "share": 1.0}}))
+
+
+PROCESSES = """
+import json, sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_retain import held_course, told
+from tunesmith.world import joined
+with joined() as world:
+    found = [told(*held_course(Path({bases!r}), method, world)) for method in ("full", "lora")]
+    if world.main:
+        Path({out!r}).write_text(json.dumps(found))
+"""
+
+
+def held_course(bases: Path, method: str, world: World) -> tuple[Bench, Course]:
+    """A course of seven rows, then one (so that one of two processes has none), held by a pull and a tutor."""
+    one = bench(bases / "bert", "bert", "classification", method, dropout=0.0)
+    one.adapted.model.double()
+    one.data = one.data.take(np.arange(8))
+    held = anchors(one.adapted)
+    tutor = Distil(0.3, 1.0, "states", frozen(one.adapted.model))
+    chance = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in one.adapted.model.named_parameters():
+            if name in one.adapted.trainable:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=chance, dtype=parameter.dtype)
+    course = one.course(world, batch_size=7, max_steps=2, learning_rate=RATE, max_grad_norm=0, schedule="constant")
+    return one, replace(course, penalties=(Pull("pull", 0.7, held, importance(held)),), tutor=tutor)
+
+
+def told(one: Bench, course: Course) -> list[Any]:
+    """What each step added, and the weights at the end."""
+    moved = [p for name, p in one.adapted.model.named_parameters() if name in one.adapted.trainable]
+    group = {"params": moved, "factor": 1.0, "names": list(one.adapted.trainable)}
+    done = list(steps(State(one.adapted.model, torch.optim.SGD([group], lr=0.0)), course))
+    return [[dict(step.penalties) for step in done], [parameter.tolist() for parameter in moved]]
+
+
+def test_two_processes_hold_a_model_as_one_does(bases: Path, tmp_path: Path) -> None:
+    alone = [told(*held_course(bases, method, CPU)) for method in ("full", "lora")]
+    script, out = tmp_path / "two.py", tmp_path / "out.json"
+    script.write_text(PROCESSES.format(tests=str(Path(__file__).parent), bases=str(bases), out=str(out)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for (values, weights), (penalties, right) in zip(json.loads(out.read_text()), alone, strict=True):
+        assert [list(step) for step in values] == [["distil", "pull"]] * 2
+        for found, wanted in zip(values, penalties, strict=True):
+            assert found == pytest.approx(wanted, rel=1e-9)
+        for found, wanted in zip(weights, right, strict=True):
+            gap = torch.tensor(found, dtype=torch.float64) - torch.tensor(wanted, dtype=torch.float64)
+            assert float(gap.abs().max()) < BOUND
+
+
+def test_ewc_asks_a_language_model_about_general_texts_and_takes_the_source_of_replay(place: Path) -> None:
+    (place / "told.txt").write_text("the kettle is red and kind\nthe parcel is here today\n")
+    lines(place / "asked.jsonl", [{"source": row["text"], "target": row["label"]} for row in rows(24)])
+    more: dict[str, Any] = {
+        "model": str(place / "llama"),
+        "task": {"kind": "generation", "decoding": {"max_new_tokens": 2}},
+        "data": {"train": str(place / "asked.jsonl"), "validation": 0.2, "cache": False},
+        "train": {"max_steps": 2},
+        "evaluate": {"resamples": 100, "baselines": False},
+    }
+    named = {"ewc": {"weight": 10.0, "source": str(place / "told.txt"), "task": "language"}}
+    run = run_of(place, "ewc-texts", retain=named, **more)
+    texts = {"source": str(place / "told.txt"), "task": "language", "share": 0.2}
+    other = run_of(place, "ewc-replayed", retain={"ewc": {"weight": 10.0}, "replay": texts}, **more)
+    found = [one.read_json("retention.json")["ewc"] for one in (run, other)]
+    assert found[0] == found[1]
+    assert (found[0]["rows"], found[0]["sampled"]) == (2, True)
+    with pytest.raises(UserError, match="has no column 'source'"):
+        run_of(place, "ewc-own", retain={"ewc": {"weight": 1.0, "source": str(place / "told.txt")}}, **more)
+
+
+def test_several_tasks_over_one_backbone_are_held_and_probed(place: Path) -> None:
+    both = [{**row, "stars": float(at % 5)} for at, row in enumerate(rows(40))]
+    lines(place / "both.jsonl", both)
+    tasks = {"a": {"kind": "classification"}, "b": {"kind": "regression", "target": "stars"}}
+    source = {"source": str(lines(place / "both-old.jsonl", [{**row, "text": f"old {row['text']}"} for row in both]))}
+    more: dict[str, Any] = {
+        "task": {"kind": "multi_task", "tasks": tasks},
+        "data": {"train": str(place / "both.jsonl"), "validation": 0.2, "cache": False},
+        "evaluate": {"resamples": 100, "probes": [{"name": "states"}, {"name": "old", "kind": "own", **source}]},
+    }
+    retain = {"l2_sp": 0.1, "ewc": {"weight": 1.0, "rows": 6}, "replay": source, "interpolate": {"steps": 2}}
+    run = run_of(place, "several", retain=retain, **more)
+    assert set(journal(run)[-1]["penalties"]) == {"l2_sp", "ewc"}
+    found = run.read_json("evaluation.json")["retention"]
+    assert found[0]["cka"] <= 1
+    assert "a/accuracy" in found[1]["metrics"]
+    assert run.read_json("interpolation.json")["metric"] == "loss"
+    with pytest.raises(UserError, match="is for one task at a time"):
+        run_of(place, "several-distil", retain={"distil": {"weight": 1.0}}, **more)
