@@ -89,7 +89,7 @@ def cka(x: Tensor, y: Tensor) -> float:
         together, own, other = (a * b).sum(), (a * a).sum(), (b * b).sum()
     else:
         together, own, other = (y.T @ x).square().sum(), (x.T @ x).square().sum(), (y.T @ y).square().sum()
-    return float(together / (own.sqrt() * other.sqrt()))
+    return float((together / (own.sqrt() * other.sqrt())).clamp(max=1))  # what rounding adds is no likeness
 
 
 def drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
