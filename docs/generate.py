@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from tunesmith.adapt import METHODS
 from tunesmith.catalog import Catalog
+from tunesmith.evaluate.options import ProbeOptions
 from tunesmith.options import Options
 from tunesmith.recipe import Recipe
 from tunesmith.recipe_stages import SECTIONS, Gate, Stage
@@ -103,6 +104,11 @@ def keys(options: type[Options], without: Iterable[str] = ()) -> Iterator[tuple[
     for field_name, field in options.model_fields.items():
         name, inner = field.alias or field_name, field.annotation
         if field_name in without:
+            continue
+        inside = [part for part in get_args(inner) if isinstance(part, type) and issubclass(part, Options)]
+        if inside:  # a section that may be left out
+            yield name, field
+            yield from ((f"{name}.{key}", value) for key, value in keys(inside[0]))
             continue
         if options is not Recipe and isinstance(inner, type) and issubclass(inner, Options):
             yield from ((f"{name}.{key}", value) for key, value in keys(inner))
@@ -223,7 +229,9 @@ REGIONS: dict[str, Callable[[], str]] = {
     "unfreeze": lambda: table(UnfreezeOptions),
     "stages": lambda: table(Stage, without=SECTIONS),
     "gate": lambda: table(Gate),
+    "retain": lambda: section("retain"),
     "evaluate": lambda: section("evaluate"),
+    "probes": lambda: table(ProbeOptions),
     "deploy": lambda: section("deploy"),
     "compare": lambda: table(CompareOptions),
     "commands": commands,

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "tunesmith"
 
-ROOMS = {"tasks", "select", "prepare", "adapt", "train", "evaluate", "deploy", "report"}
+ROOMS = {"tasks", "select", "prepare", "adapt", "train", "evaluate", "deploy", "report", "retain"}
 FLOORS: dict[str, int] = {
     **dict.fromkeys(
         (
@@ -44,10 +44,13 @@ FLOORS: dict[str, int] = {
             "answering",
             "api",
             "delivery",
+            "elsewhere",
             "gate",
             "general",
             "house",
             "pipeline",
+            "probing",
+            "retaining",
             "search",
             "stages",
             "trained",

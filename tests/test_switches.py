@@ -14,6 +14,7 @@ from tunesmith import api
 from tunesmith.adapt import METHODS
 from tunesmith.errors import UserError
 from tunesmith.recipe import Recipe, recipe_from
+from tunesmith.retain.options import RetainOptions
 from tunesmith.run import Run
 from tunesmith.tasks import TASKS
 
@@ -366,6 +367,9 @@ ELSEWHERE = {
     "model.download": "test_select",
     "model.new_tokens": "test_new_tokens",
     "evaluate.general": "test_general",
+    "evaluate.probes": "test_probing",
+    "evaluate.probe_every": "test_probing",
+    **dict.fromkeys((f"retain.{cure}" for cure in RetainOptions.model_fields), "test_retain"),
     "task.kind": "the matrix",
     "data.on_bad_row": "test_corpus, and below",
     "task.code.database": "test_code, with a database on disk",

@@ -60,7 +60,7 @@ def adapted_model(foundation: Foundation, task: Task, method: Method, setting: S
     head = tuple(dict.fromkeys(part for one in made.values() for part in one.head))
     notes = dict.fromkeys(note for one in made.values() for note in one.notes)
     rates = model.by_part({name: one.rates for name, one in made.items()})
-    return Adapted(model, trainable, head, tuple(notes), rates)
+    return Adapted(model, trainable, head, tuple(notes), rates, all(one.knows for one in made.values()))
 
 
 def _one(foundation: Foundation, task: Task, method: Method, setting: Setting) -> Adapted:
@@ -70,7 +70,7 @@ def _one(foundation: Foundation, task: Task, method: Method, setting: Setting) -
         loaded.model.activation_checkpointing_enable()
         loaded.model.enable_input_require_grads()  # type: ignore[no-untyped-call]
     adapted = method.adapt(loaded.model, foundation.codec, loaded.head, setting.seed, tuple(foundation.grown))
-    return replace(adapted, notes=(*loaded.notes, *adapted.notes))
+    return replace(adapted, notes=(*loaded.notes, *adapted.notes), knows=loaded.knows)
 
 
 def alone(model: nn.Module) -> Mapping[str, nn.Module]:

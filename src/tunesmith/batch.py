@@ -204,6 +204,26 @@ def encoded(examples: Sequence[Example]) -> Encoded:
     return Encoded(columns, rows_, np.array([example.cut for example in examples], dtype=np.int64), refused)
 
 
+def concatenated(found: Sequence[Encoded]) -> Encoded:
+    """The examples of several encodings behind one another."""
+    refused = {row: reason for part in found for row, reason in part.refused.items()}
+    parts = [part for part in found if len(part)] or list(found[:1])
+    names = dict.fromkeys(name for part in parts for name in part.columns)
+    columns = {name: _joined(name, parts) for name in names}
+    rows, cut = np.concatenate([p.rows for p in parts]), np.concatenate([p.cut for p in parts])
+    return Encoded(columns, rows, cut, refused)
+
+
+def _joined(name: str, parts: Sequence[Encoded]) -> Ragged:
+    """A column of all parts; rows of a part that lacks it, since none is for a task that has it, are empty in it."""
+    values = [part.columns[name].values for part in parts if name in part.columns]
+    lengths = [
+        part.columns[name].lengths if name in part.columns else np.zeros(len(part), dtype=np.int64) for part in parts
+    ]
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+    return Ragged(np.concatenate(values), offsets)
+
+
 def collate(data: Encoded, index: Sequence[int], padding: Padding) -> Batch:
     """Rows `index` of `data` as one rectangular batch, with an attention mask (packed: with positions instead)."""
     rows = tuple(int(row) for row in data.rows[list(index)])

@@ -327,7 +327,8 @@ class Adapted:
 
     trainable: names of the parameters that move. head: names of the modules that the task added.
     notes: what was chosen automatically, to be printed and kept.
-    rates: what the learning rate of some parameters is multiplied by.
+    rates: what the learning rate of some parameters is multiplied by. knows: whether the head came with the model and
+    means the task's labels.
     """
 
     model: PreTrainedModel | Module
@@ -335,6 +336,7 @@ class Adapted:
     head: tuple[str, ...]
     notes: tuple[str, ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
+    knows: bool = False
 
 
 class Method(Protocol):
@@ -389,6 +391,7 @@ class Step:
 
     loss: mean over supervised targets of the whole optimiser batch. tokens: real ones; padded: with padding.
     gradient_norm: before clipping. losses: of each part of the task, where it has parts, its own mean.
+    penalties: what was added to the loss, by name; `loss` is without it.
     """
 
     step: int
@@ -401,6 +404,7 @@ class Step:
     tokens: int
     padded: int
     losses: Mapping[str, float] = field(default_factory=dict)
+    penalties: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,12 +88,17 @@ def batch_of(task: Task, data: Encoded, index: Sequence[int], padding: Padding, 
 
 
 def forward(model: nn.Module, task: Task, batch: Batch) -> Tensor:
-    """What the task keeps of one forward pass: [B, ...], or [B, T, ...].
+    """What the task keeps of one forward pass: [B, ...], or [B, T, ...]."""
+    return task.outputs(called(model, task, batch), batch)
+
+
+def called(model: nn.Module, task: Task, batch: Batch, **more: bool) -> Any:
+    """All that the model gives for a batch. more: what it is asked for besides.
 
     Rows that stand in one line are kept apart by their positions alone, which a cache would undo.
     """
     packed = {} if "attention_mask" in batch.inputs else {"use_cache": False}
-    return task.outputs(model(**task.arguments(batch), **packed), batch)
+    return model(**task.arguments(batch), **packed, **more)
 
 
 def all_outputs(model: nn.Module, task: Task, data: Encoded, padding: Padding, run: Inference) -> Passed:

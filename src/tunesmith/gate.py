@@ -102,7 +102,7 @@ def _before(run: Run, metric: str) -> float:
     corpus = read_corpus(recipe.data, recipe.task, base=run.folder, seed=recipe.seed)
     foundation = open_foundation(recipe.model, run.folder)
     require_heads(foundation, corpus.task, recipe.method)
-    task, most = corpus.task, window(foundation, recipe.data)
+    task, most = corpus.task, window(foundation, recipe)
     model = load_model(foundation, task.auto_class(foundation.family), task.head(), seed=recipe.seed).model
     torch.nn.Module.to(model, here.device)
     rows = corpus.splits["validation"]

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from tunesmith.answering import (
     settle,
     speaker_for,
 )
-from tunesmith.batch import padding_for
+from tunesmith.batch import concatenated, padding_for
 from tunesmith.commit import write_file
 from tunesmith.contracts import Adapted, Corpus, Foundation, Record, Task
 from tunesmith.delivery import deploy
@@ -38,9 +39,11 @@ from tunesmith.house import House, Prepared, Screen
 from tunesmith.prepare.audit import picture
 from tunesmith.prepare.corpus import file_hashes, read_corpus, without
 from tunesmith.prepare.encode import encode_corpus, lengths
+from tunesmith.probing import Probe, lost, opened, require_probes, watch
 from tunesmith.quiet import quiet
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
+from tunesmith.retaining import NOTHING, Kept, interpolate, remember, require_retention
 from tunesmith.run import Run, environment
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.load import parameter_counts
@@ -74,10 +77,14 @@ def run(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
         prepared = refer(house, prepared, adapted, task)
         before = general(house, foundation, prepared, adapted, task)
         untuned = look_before(house, foundation, prepared, adapted, task)
-        tune(house, foundation, prepared, adapted, task)
+        probes = opened(house, foundation, prepared, adapted, task)
+        kept = remember(house, foundation, prepared, adapted, task, probes)
+        tune(house, foundation, prepared, adapted, task, kept, probes)
+        interpolate(house, prepared, adapted, task, kept)
         task = settle(house, prepared, adapted, task)
         after = general(house, foundation, prepared, adapted, task)
-        evaluate(house, foundation, prepared, adapted, task, untuned, (before, after))
+        forgotten = lost(probes, adapted, task, house)
+        evaluate(house, foundation, prepared, adapted, task, untuned, (before, after), forgotten)
         deploy(house, foundation, prepared, adapted, task)
         finish(house, time.monotonic() - began)
     return folder
@@ -134,6 +141,8 @@ def select(house: House) -> Foundation:
     require_heads(foundation, house.recipe.task, house.recipe.method)
     require_packing(house, foundation)
     require_general(house, foundation)
+    require_retention(house, foundation)
+    require_probes(house, foundation)
     require_trackers(house.recipe.train.trackers)
     house.screen.say(
         f"{card.name}: {card.family} ({card.model_type}), {card.parameters / 1e6:.1f} M parameters, "
@@ -225,8 +234,19 @@ def adapt(house: House, foundation: Foundation, prepared: Prepared) -> tuple[Ada
     return adapted, learned.suit(adapted.model)
 
 
-def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> Outcome:
-    """Trains the model; it ends with the weights that the recipe asks for."""
+def tune(
+    house: House,
+    foundation: Foundation,
+    prepared: Prepared,
+    adapted: Adapted,
+    task: Task,
+    kept: Kept = NOTHING,
+    probes: Sequence[Probe] = (),
+) -> Outcome:
+    """Trains the model; it ends with the weights that the recipe asks for.
+
+    kept: what is held on to meanwhile. probes: what is asked meanwhile, where the recipe wants that.
+    """
     recipe, rows = house.recipe, prepared.encoded["train"]
     precision = choose_precision(recipe.train.precision, foundation.card.model_type, house.world.device)
     peak = recipe.train.learning_rate or recipe.method.learning_rate
@@ -235,7 +255,10 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
         "train", f"{plan.steps} steps of {recipe.train.batch_size} rows in {precision}, peak rate {peak:g}"
     )
     weights = drawn_weights(task, prepared)
-    course = Course(task, rows, laid(house, foundation, prepared, adapted, task), plan, house.world, weights)
+    padding = laid(house, foundation, prepared, adapted, task)
+    replayed = None if kept.replay is None else (len(kept.replay), kept.share)
+    data = rows if kept.replay is None else concatenated([rows, kept.replay])
+    course = Course(task, data, padding, plan, house.world, weights, kept.penalties, kept.tutor, replayed)
     shown, speaker = recipe.evaluate.validation_replies, speaker_for(house, foundation, prepared)
     spoken = speaks(task, foundation.codec)
     watched = recipe.train.stop.metric or ("loss" if task.parts or (spoken and not shown) else task.metrics[0])
@@ -255,8 +278,10 @@ def tune(house: House, foundation: Foundation, prepared: Prepared, adapted: Adap
         measure=measured,
         metric=watched if watched == "loss" else find(watched).name,
         higher_is_better=watched != "loss" and find(watched).higher_is_better,
+        probe=lambda model: watch(probes, model, task),
+        probe_every=recipe.evaluate.probe_every,
         facts={
-            "data": prepared.corpus.fingerprint,
+            "data": kept.fingerprint(prepared.corpus.fingerprint),
             "base": foundation.card.weights_sha256,
             "processes": house.world.size,
             "torch": torch.__version__,
@@ -282,10 +307,12 @@ def evaluate(
     task: Task,
     untuned: Predictions | None = None,
     texts: tuple[Predictions | None, Predictions | None] = (None, None),
+    forgotten: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Judges the tuned model on the test split, or where there is none on the validation split.
 
     untuned: what it answered before it was tuned. texts: how likely it found general texts before and after.
+    forgotten: what became of the probes.
     """
     corpus, split = prepared.corpus, prepared.judged
     beside_others = ", beside simple baselines" if house.recipe.evaluate.baselines and split != "train" else ""
@@ -312,6 +339,8 @@ def evaluate(
     if texts[0] is not None and texts[1] is not None:
         whole["general"] = beside(texts[0], texts[1], house)
         house.screen.say(said(whole["general"]))
+    if forgotten:
+        whole["retention"] = forgotten
     house.keep("evaluation.json", whole)
     write_file(house.run.predictions, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
     for name, one in found.items():
@@ -320,8 +349,10 @@ def evaluate(
 
 def _chosen(recipe: Recipe) -> list[str]:
     """What validation rows decide."""
-    template = ["the template"] if recipe.task.variants else []
-    return template if recipe.train.max_steps == 0 else ["when to stop", *template]
+    chosen = ["the template"] if recipe.task.variants else []
+    if recipe.retain.interpolate is not None:
+        chosen.append("how far to go from the base")
+    return chosen if recipe.train.max_steps == 0 else ["when to stop", *chosen]
 
 
 def _remarks(corpus: Corpus, split: str) -> list[str]:

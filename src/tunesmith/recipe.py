@@ -25,6 +25,7 @@ from tunesmith.prepare.options import DataOptions
 from tunesmith.recipe_errors import dotted, refusal
 from tunesmith.recipe_stages import GENERAL, SECTIONS, Stage, conflicts, holders, unfold
 from tunesmith.recipe_yaml import Document, Place, read_text, read_value, read_yaml, write_yaml
+from tunesmith.retain.options import RetainOptions
 from tunesmith.select.options import ModelOptions
 from tunesmith.tasks import TASKS
 from tunesmith.train.options import TrainOptions
@@ -48,6 +49,7 @@ class Recipe(Options):
         description="How weights may move: a kind and its options.",
     )
     train: TrainOptions = Field(TrainOptions(), description="How the weights are moved.")
+    retain: RetainOptions = Field(RetainOptions(), description="What holds the model to what its base can do.")
     evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How the tuned model is judged.")
     deploy: DeployOptions = Field(DeployOptions(), description="What is written for use elsewhere.")
     seed: int = Field(
@@ -104,15 +106,16 @@ class Recipe(Options):
         evaluate = self.evaluate
         if evaluate.general is not None:
             evaluate = evaluate.model_copy(update={"general": moved_source(evaluate.general)})
+        probes = tuple(with_paths(probe, moved_source) for probe in evaluate.probes)
+        evaluate = evaluate.model_copy(update={"probes": probes})
         task = with_paths(self.task, lambda path: moved_path(path, old, new))
         data = data.model_copy(update={"train": train, **held})
         stages = tuple(
             stage.model_copy(update=self.of_stage(stage, self.model).moved(old, new).sections())
             for stage in self.stages
         )
-        return self.model_copy(
-            update={"data": data, "model": model, "task": task, "evaluate": evaluate, "stages": stages}
-        )
+        parts = {"data": data, "model": model, "task": task, "evaluate": evaluate, "stages": stages}
+        return self.model_copy(update={**parts, "retain": with_paths(self.retain, moved_source)})
 
     def sections(self) -> dict[str, Any]:
         """What a stage can set otherwise."""
@@ -182,6 +185,10 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
     if recipe.train.unfreeze is not None and recipe.method.artifact == "adapter":
         found = "the blocks stay as they are under this method; leave the key out, or use method: full"
         add(("train", "unfreeze"), recipe.train.unfreeze, found)
+    for key in recipe.retain.pulls if recipe.method.artifact == "adapter" else ():
+        add(("retain", key), None, "no weight of the base moves with this method; use method: full or partial")
+    if recipe.retain.interpolate is not None and not data.validation:
+        add(("retain", "interpolate"), None, "is chosen on validation rows, and data.validation is 0")
     watched = (*recipe.task.metrics, "loss")
     if stop.metric is not None and stop.metric not in watched:
         add(
@@ -266,6 +273,8 @@ SOURCES: tuple[Place, ...] = (
     ("data", "validation"),
     ("data", "test"),
     ("evaluate", "general"),
+    ("retain", "replay", "source"),
+    ("retain", "ewc", "source"),
 )
 """The keys that name sources of rows or texts."""
 
@@ -336,6 +345,8 @@ FREE = (
     "name",
     "deploy.",
     "evaluate.",
+    "retain.interpolate",
+    "retain.interpolate.",
     "train.keep",
     "train.save_every",
     "train.trackers",
@@ -343,6 +354,8 @@ FREE = (
     "model.download",
 )
 """Keys that do not touch training; a run goes on with their new values."""
+CONTENTS = ("data.train", "data.validation", "data.test", "model.name", "retain.replay.source", "retain.ewc.source")
+"""Keys that name what may lie elsewhere, as long as it holds the same."""
 DECODING = re.compile(r"task\.(?:tasks\.[^.]+\.)?decoding\.")
 """How texts are generated, which touches training only where it is watched."""
 
@@ -366,7 +379,7 @@ def changed(old: Recipe, new: Recipe) -> list[Change]:
 
 
 def _allowed(key: str, old: Any, new: Any, paths: Container[str]) -> bool:
-    if key in ("data.train", "data.validation", "data.test", "model.name") or key in paths:
+    if key in CONTENTS or key in paths:
         return bool(_file_names(old, key) == _file_names(new, key))
     return any(key == free or (free.endswith(".") and key.startswith(free)) for free in FREE)
 

@@ -15,6 +15,7 @@ from tunesmith.parts import Part
 from tunesmith.prepare.options import DataOptions
 from tunesmith.recipe_errors import RecipeError
 from tunesmith.recipe_yaml import Document, Place
+from tunesmith.retain.options import RetainOptions
 from tunesmith.tasks import TASKS
 from tunesmith.train.options import TrainOptions
 
@@ -55,6 +56,7 @@ class Stage(Options):
         default_factory=lambda: METHODS.load("full")(), description="How weights may move: a kind and its options."
     )
     train: TrainOptions = Field(TrainOptions(), description="How the weights are moved.")
+    retain: RetainOptions = Field(RetainOptions(), description="What holds the model to what it could do before.")
     evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How the tuned model is judged.")
     deploy: DeployOptions = Field(DeployOptions(), description="What is written for use elsewhere.")
     seed: int = Field(0, ge=0, lt=2**63, description="Decides every random choice of the stage.")

@@ -41,6 +41,8 @@ class Run:
     ledger = _Inside("ledger.jsonl")
     split = _Inside("split.json")
     search = _Inside("search.json")
+    retention = _Inside("retention.json")
+    interpolation = _Inside("interpolation.json")
     parameters = _Inside("parameters.json")
     journal = _Inside("journal.jsonl")
     timing = _Inside("timing.jsonl")
@@ -110,7 +112,7 @@ class Run:
             self.offered = None
 
     def _adopt(self, recipe: Recipe, differences: Sequence[Change]) -> None:
-        again = any(change.key.startswith(("evaluate.", "deploy.", "task.")) for change in differences)
+        again = any(change.key.startswith(("evaluate.", "retain.", "deploy.", "task.")) for change in differences)
         if differences:
             self._note("trained" if again and self.state == "complete" else self.state, recipe)
         write_file(self.recipe_file, recipe.dump())

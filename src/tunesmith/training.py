@@ -45,6 +45,7 @@ class Session:
 
     encoded: the splits as the model sees them. measure: the task's metrics, by name, of the model that gave these
     outputs on these validation records. metric: the name of the one to watch, and whether higher is better.
+    probe: what else is measured of the model at every `probe_every` evaluations, by name.
     """
 
     run: Run
@@ -56,6 +57,13 @@ class Session:
     metric: str
     higher_is_better: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
+    probe: Callable[[Module], Mapping[str, Any]] = lambda model: {}
+    probe_every: int | None = None
+
+    def probes_at(self, step: int) -> bool:
+        """Whether it is probed after this step, which must be one after which the model is evaluated."""
+        every = self.probe_every
+        return every is not None and (sorted(self.course.plan.marks).index(step) + 1) % every == 0
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def train(session: Session, wish: Wish, teller: Teller) -> Outcome:
     checkpoints = checkpoints or Checkpoints(run.checkpoints, run.run_id)
     model = session.adapted.model
     scaler = torch.amp.GradScaler(world.device.type) if course.plan.precision == "float16" else None
-    state = State(model, make_optimiser(model, session.adapted, options), scaler)
+    state = State(model, make_optimiser(model, session.adapted, options, course.undecayed), scaler)
     watch = Watch(options.stop, session.higher_is_better)
     desk = _Desk(session, checkpoints, state, watch, teller)
     try:
@@ -205,6 +213,7 @@ class _Desk:
             "metrics": metrics,
             "best": better,
             **({"losses": passed.losses} if course.task.parts else {}),
+            **({"retention": session.probe(self.state.model)} if session.probes_at(step.step) else {}),
         }
         self.write(event)
         if self.main:

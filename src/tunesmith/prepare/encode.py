@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from tunesmith import commit
-from tunesmith.batch import IGNORED, Encoded, Ragged, encoded
+from tunesmith.batch import IGNORED, Encoded, Ragged, concatenated, encoded
 from tunesmith.contracts import Codec, Corpus, Record, Task
 from tunesmith.options import with_paths
 from tunesmith.world import World
@@ -75,22 +75,7 @@ def _encode(records: Sequence[Record], task: Task, codec: Codec, max_tokens: int
         encoded(task.encode(records[start : start + CHUNK], codec, max_tokens))
         for start in range(0, len(records), CHUNK)
     ]
-    refused = {row: reason for part in found for row, reason in part.refused.items()}
-    parts = [part for part in found if len(part)] or found[:1]
-    names = dict.fromkeys(name for part in parts for name in part.columns)
-    columns = {name: _joined(name, parts) for name in names}
-    rows, cut = np.concatenate([p.rows for p in parts]), np.concatenate([p.cut for p in parts])
-    return Encoded(columns, rows, cut, refused)
-
-
-def _joined(name: str, parts: Sequence[Encoded]) -> Ragged:
-    """A column of all parts; rows of a part that lacks it, since none is for a task that has it, are empty in it."""
-    values = [part.columns[name].values for part in parts if name in part.columns]
-    lengths = [
-        part.columns[name].lengths if name in part.columns else np.zeros(len(part), dtype=np.int64) for part in parts
-    ]
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    return Ragged(np.concatenate(values), offsets)
+    return concatenated(found)
 
 
 def _store(folder: Path, splits: Mapping[str, Encoded]) -> None:

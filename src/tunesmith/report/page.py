@@ -81,6 +81,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         "environment": _json(folder, "environment.json"),
         "audit": audit,
         "search": _json(folder, "search.json"),
+        "interpolation": _json(folder, "interpolation.json"),
         "evaluation": evaluation,
         "cost": _json(folder, "cost.json"),
         "deploy": _json(folder, "deploy.json"),
@@ -88,9 +89,14 @@ def _facts(folder: Path) -> dict[str, Any]:
         "results": _results(evaluation, predictions),
         "end": ends[-1] if ends else None,
         "lengths": _lengths(audit),
-        "not_measured": [what for what in NOT_MEASURED if what != FORGOTTEN or "general" not in (evaluation or {})],
+        "not_measured": [what for what in NOT_MEASURED if what != FORGOTTEN or not _remembered(evaluation)],
         "long_text": LONG_TEXT,
     }
+
+
+def _remembered(evaluation: Mapping[str, Any] | None) -> bool:
+    """Whether the run measured what the model could do before."""
+    return any(key in (evaluation or {}) for key in ("general", "retention"))
 
 
 def _results(evaluation: Mapping[str, Any] | None, predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

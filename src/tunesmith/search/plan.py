@@ -41,7 +41,7 @@ def survey(recipe: Recipe, foundation: Foundation, base: Path, cache: Path) -> G
     """The rows as every trial will see them; encoding them here leaves them in the cache for all."""
     corpus = read_corpus(recipe.data, recipe.task, base=base, seed=recipe.seed)
     kept = cache if recipe.data.cache else None
-    most = window(foundation, recipe.data)
+    most = window(foundation, recipe)
     encoded = encode_corpus(corpus, foundation.codec, most, cache=kept, world=alone())
     corpus = without(corpus, {split: rows.refused for split, rows in encoded.items()})
     rows = {split: len(records) for split, records in corpus.splits.items()}

@@ -23,11 +23,13 @@ BACKBONE = re.compile(r"\.\d+\.|embed")
 
 @dataclass(frozen=True)
 class Loaded:
-    """head: names of the modules that the task adds to the pre-trained model. notes: what was found out in loading."""
+    """head: names of the modules that the task adds to the pre-trained model. notes: what was found out in loading.
+    knows: whether the output layer came with the model and means the task's labels."""
 
     model: PreTrainedModel
     head: tuple[str, ...]
     notes: tuple[str, ...]
+    knows: bool = False
 
 
 def load_model(
@@ -53,14 +55,15 @@ def load_model(
     _require_finite(model, foundation)
     _grow(model, foundation)
     _let_padding_learn(model, foundation)
-    new, known = _head(model, found["missing_keys"], auto_class), _fit_labels(model, found, foundation, head)
-    return Loaded(model, new, (*_notes(model, found), *known))
+    new, (told, knows) = _head(model, found["missing_keys"], auto_class), _fit_labels(model, found, foundation, head)
+    return Loaded(model, new, (*_notes(model, found), *told), knows)
 
 
 def _fit_labels(
     model: PreTrainedModel, found: Mapping[str, Any], foundation: Foundation, head: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """Makes the output layer that came with the model mean the task's labels; what was done, to be told.
+) -> tuple[tuple[str, ...], bool]:
+    """Makes the output layer that came with the model mean the task's labels; what was done, to be told, and whether
+    it knows them.
 
     Its rows are put into the order of the task's names. Where it was made for other names, or for numbers of a scale
     that is not known, it is drawn anew.
@@ -68,7 +71,7 @@ def _fit_labels(
     names = [str(name) for name in dict(head.get("id2label", {})).values()]
     layer = _output_layer(model, len(names)) if names else None
     if layer is None or f"{layer}.weight" in {*found["missing_keys"], *found["mismatched_keys"]}:
-        return ()
+        return (), False
     labels: Mapping[Any, str] = foundation.config.id2label or {}
     held = [str(labels[place]) for place in sorted(labels)]
     numbers = "regression" in (head.get("problem_type"), foundation.config.problem_type)
@@ -78,12 +81,12 @@ def _fit_labels(
         for parameter in output.parameters():
             parameter._is_hf_initialized = False
         model._init_weights(output)  # type: ignore[no-untyped-call]  # how its class draws it
-        return (f"{layer} was made for {_some(held)}, and is drawn anew",)
+        return (f"{layer} was made for {_some(held)}, and is drawn anew",), False
     with torch.no_grad():
         for parameter in output.parameters():
             parameter.copy_(parameter[order].clone())
     moved = "" if order == sorted(order) else ", put into the task's order"
-    return (f"{layer} came with the model and knows the labels {_some(names)}{moved}",)
+    return (f"{layer} came with the model and knows the labels {_some(names)}{moved}",), True
 
 
 def _output_layer(model: PreTrainedModel, labels: int) -> str | None:

@@ -14,9 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tunesmith.batch import Batch, Encoded, Padding
 from tunesmith.contracts import Step, Task, parts_of
 from tunesmith.errors import TrainingStopped
-from tunesmith.forward import autocast, batch_of, forward
+from tunesmith.forward import autocast, batch_of, called, forward
 from tunesmith.seeds import mix
-from tunesmith.train.order import STEP_COST_TOKENS, Order, micro_batches, runs, share
+from tunesmith.train.order import STEP_COST_TOKENS, Mixed, Order, micro_batches, runs, share
+from tunesmith.train.penalties import Penalty, Tutor
 from tunesmith.train.plan import Plan
 from tunesmith.world import World
 
@@ -36,7 +37,11 @@ class State:
 
 @dataclass(frozen=True)
 class Course:
-    """What training follows: the task, its encoded rows, how they are padded and drawn, the plan, the world."""
+    """What training follows: the task, its encoded rows, how they are padded and drawn, the plan, the world.
+
+    penalties, tutor: what else than the task's loss an update minds. replayed: how many of the rows, at their end, are
+    earlier ones that are mixed in, and their share.
+    """
 
     task: Task
     data: Encoded
@@ -44,10 +49,21 @@ class Course:
     plan: Plan
     world: World
     weights: Sequence[float] | None = None
+    penalties: Sequence[Penalty] = ()
+    tutor: Tutor | None = None
+    replayed: tuple[int, float] | None = None
+
+    @property
+    def undecayed(self) -> frozenset[str]:
+        """The parameters that penalties pull elsewhere than to zero."""
+        return frozenset().union(*(penalty.undecayed for penalty in self.penalties))
 
     @cached_property
-    def order(self) -> Order:
-        return Order(len(self.data), self.plan.options.batch_size, self.plan.seed, self.weights)
+    def order(self) -> Order | Mixed:
+        earlier, share_of_all = self.replayed or (0, 0.0)
+        rows = len(self.data) - earlier
+        own = Order(rows, self.plan.options.batch_size, self.plan.seed, self.weights)
+        return Mixed(own, earlier, share_of_all) if earlier else own
 
     def batches(self, step: int) -> list[Batch]:
         """This process's part of the optimiser batch after `step` updates, in pieces that fit; never none.
@@ -117,12 +133,13 @@ def _together(model: nn.Module, world: World) -> nn.Module:
 
 def _update(state: State, model: nn.Module, course: Course) -> Step | None:
     """The next update, or None when float16 gradients overflowed and nothing was changed but the loss scale."""
-    plan, world = course.plan, course.world
+    plan, world, tutor = course.plan, course.world, course.tutor
     batches = course.batches(state.step)
     names = list(parts_of(course.task))
-    tokens, padded, *counted = world.total(
+    tokens, padded, taught, *counted = world.total(
         sum(batch.tokens for batch in batches),
         sum(batch.inputs["input_ids"].numel() for batch in batches if batch.rows),
+        0.0 if tutor is None else sum(tutor.count(course.task, batch) for batch in batches if batch.rows),
         *(sum(course.task.count(batch) for batch in batches if batch.rows and batch.part == name) for name in names),
         *(sum(len(batch.rows) for batch in batches if batch.part == name) for name in names),
     )
@@ -134,12 +151,14 @@ def _update(state: State, model: nn.Module, course: Course) -> Step | None:
         group["lr"] = rate * group["factor"]
     torch.manual_seed(mix(plan.seed, state.step, world.rank))
     state.model.train()
-    parts = world.total(*_backward(state, model, course, batches, scale))
+    parts = world.total(*_backward(state, model, course, batches, scale, 1 / taught if taught else 0.0))
+    penalties = {} if tutor is None else {tutor.name: parts.pop()}
     loss = math.fsum(parts)
-    if not math.isfinite(loss):
-        _refuse(state, course, batches, f"loss is {loss}")
+    if not math.isfinite(math.fsum((loss, *penalties.values()))):
+        _refuse(state, course, batches, f"loss is {math.fsum((loss, *penalties.values()))}")
     if state.scaler is not None:
         state.scaler.unscale_(state.optimiser)
+    penalties |= {penalty.name: penalty.pull(state.model) for penalty in course.penalties}
     moving = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
     found = [parameter.grad for parameter in moving if parameter.grad is not None]
     total = nn.utils.get_total_norm(found)
@@ -162,28 +181,41 @@ def _update(state: State, model: nn.Module, course: Course) -> Step | None:
     own = [value * sum(rows.values()) / max(1, rows[name]) for name, value in zip(names, parts, strict=True)]
     losses = {name: value for name, value in zip(names, own, strict=True) if name and rows[name]}
     count, supervised = int(sum(rows.values())), sum(targets.values())
-    return Step(state.step, epoch, loss, rate, norm, count, supervised, int(tokens), int(padded), losses)
+    return Step(state.step, epoch, loss, rate, norm, count, supervised, int(tokens), int(padded), losses, penalties)
 
 
 def _backward(
-    state: State, model: nn.Module, course: Course, batches: Sequence[Batch], scale: Mapping[str, float]
+    state: State,
+    model: nn.Module,
+    course: Course,
+    batches: Sequence[Batch],
+    scale: Mapping[str, float],
+    taught: float = 0.0,
 ) -> list[float]:
-    """Adds the gradients of this process's batches; its share of the mean loss, of each part of the task by itself.
+    """Adds the gradients of this process's batches; its share of the mean loss, of each part of the task by itself,
+    and then of what the tutor minds, if there is one.
 
-    scale: what a part's summed loss is multiplied by: its share of the rows, over its supervised targets.
+    scale: what a part's summed loss is multiplied by: its share of the rows, over its supervised targets. taught: the
+    same for the tutor's.
     """
     world, loss = course.world, dict.fromkeys(parts_of(course.task), 0.0)
+    tutor, minded = course.tutor, 0.0
     for place, batch in enumerate(batches):
         last = place == len(batches) - 1
         with _unsynchronised(model, last):
             with autocast(course.plan.precision, world.device):
-                outputs = forward(model, course.task, batch)
-                part = course.task.loss(outputs, batch) * scale.get(batch.part, 0.0)
+                shown = None if tutor is None else tutor.shown(state.model, course.task, batch)
+                given = called(model, course.task, batch, **({} if tutor is None else tutor.asks))
+                part = course.task.loss(course.task.outputs(given, batch), batch) * scale.get(batch.part, 0.0)
             part = part if batch.rows else part * 0.0
             loss[batch.part] += float(part.detach())
+            if tutor is not None and shown is not None:
+                own = tutor.loss(given, shown, batch) * (taught if batch.rows else 0.0)
+                minded += float(own.detach())
+                part = part + own
             part = part * world.size  # gradients are averaged over processes, and a sum is wanted
             torch.autograd.backward(part if state.scaler is None else state.scaler.scale(part))
-    return list(loss.values())
+    return [*loss.values(), *([] if tutor is None else [minded])]
 
 
 def _unsynchronised(model: nn.Module, last: bool) -> AbstractContextManager[None]:

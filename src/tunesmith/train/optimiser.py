@@ -1,7 +1,7 @@
 """AdamW over groups of parameters: with or without decay, and slower the deeper a layer lies."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,12 +13,14 @@ from tunesmith.train.options import TrainOptions
 BLOCK = re.compile(r"^(.*?\.\d+)\.")
 
 
-def make_optimiser(model: nn.Module, adapted: Adapted, options: TrainOptions) -> torch.optim.AdamW:
+def make_optimiser(
+    model: nn.Module, adapted: Adapted, options: TrainOptions, undecayed: Container[str] = ()
+) -> torch.optim.AdamW:
     """AdamW (arXiv:1711.05101) over the parameters of `model` that move, at the rates that the method gives them.
 
-    Vectors (biases, norms) are not decayed. With `layer_decay` f, block k of n from below learns at f^(n - k)
-    times the rate, embeddings at f^(n + 1), the head at the rate itself (arXiv:1801.06146, section 3.2).
-    Each group keeps its factor under "factor", its parameters' names under "names", and under "turn" for how many
+    Vectors (biases, norms) and `undecayed` parameters are not decayed. With `layer_decay` f, block k of n from below
+    learns at f^(n - k) times the rate, embeddings at f^(n + 1), the head at the rate itself (arXiv:1801.06146, section
+    3.2). Each group keeps its factor under "factor", its parameters' names under "names", and under "turn" for how many
     periods of gradual unfreezing it waits (the same, section 3.3). Raises UserError where no block would wait.
     """
     parameters = dict(model.named_parameters())
@@ -27,7 +29,7 @@ def make_optimiser(model: nn.Module, adapted: Adapted, options: TrainOptions) ->
     turns = _turns(adapted.trainable, depths) if options.unfreeze is not None else dict.fromkeys(adapted.trainable, 0)
     groups: dict[tuple[float, float, int], list[str]] = {}
     for name in adapted.trainable:
-        decay = options.weight_decay if parameters[name].ndim >= 2 else 0.0
+        decay = options.weight_decay if parameters[name].ndim >= 2 and name not in undecayed else 0.0
         factor = options.layer_decay ** (deepest - depths[name]) * adapted.rates.get(name, 1.0)
         groups.setdefault((decay, factor, turns[name]), []).append(name)
     return torch.optim.AdamW(

@@ -1,6 +1,8 @@
 """Which rows each update sees: a function of the seed, the step and nothing else."""
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +13,10 @@ from tunesmith.seeds import mix
 
 STEP_COST_TOKENS = {"cpu": 256, "cuda": 4096}
 """What one more forward pass costs, in padded tokens that take as long; measured on small models."""
+
+
+REPLAYED = 1_902_10486
+"""Sets the order of replayed rows apart from that of the others."""
 
 
 class Order:
@@ -37,6 +43,36 @@ class Order:
             return torch.randperm(self.rows, generator=generator).numpy()
         drawn = torch.multinomial(self._weights, self.rows, replacement=True, generator=generator)
         return drawn.numpy()
+
+
+class Mixed:
+    """The rows of an order, and beside them in each optimiser batch earlier rows, which stand behind the others.
+
+    So many are added that they are `share` of all rows drawn so far, but for less than one; each is drawn once before
+    any is drawn again.
+    """
+
+    def __init__(self, own: Order, rows: int, share: float) -> None:
+        self.own, self.rows = own, rows
+        part = Fraction(share).limit_denominator(1_000_000)
+        self._beside = part / (1 - part)
+        self._pass = lru_cache(maxsize=2)(self._permutation)
+
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """Row numbers of the update that follows `step` updates: those of the order, then those added."""
+        added = range(self._added(step), self._added(step + 1))
+        earlier = [self.own.rows + int(self._pass(place // self.rows)[place % self.rows]) for place in added]
+        return np.concatenate([self.own.batch(step), np.array(earlier, dtype=np.int64)])
+
+    def _added(self, step: int) -> int:
+        """How many were added before `step` updates were done."""
+        epoch, place = divmod(step, -(-self.own.rows // self.own.batch_size))
+        drawn = epoch * self.own.rows + min(place * self.own.batch_size, self.own.rows)
+        return math.floor(drawn * self._beside)
+
+    def _permutation(self, turn: int) -> NDArray[np.int64]:
+        generator = torch.Generator().manual_seed(mix(self.own.seed, REPLAYED, turn))
+        return torch.randperm(self.rows, generator=generator).numpy()
 
 
 def share(index: NDArray[np.int64], lengths: NDArray[np.int64], rank: int, size: int) -> NDArray[np.int64]:

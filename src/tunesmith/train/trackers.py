@@ -49,7 +49,8 @@ def require_trackers(names: Sequence[str]) -> None:
 def values(event: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a journal event, evaluation metrics by `validation/name`."""
     if event["event"] == "step":
-        return {f"train/{name}": float(event[name]) for name in ("loss", "learning_rate", "gradient_norm", "epoch")}
+        found = {f"train/{name}": float(event[name]) for name in ("loss", "learning_rate", "gradient_norm", "epoch")}
+        return found | {f"train/penalty/{name}": value for name, value in event.get("penalties", {}).items()}
     found = {f"validation/{name}": value for name, value in event.get("metrics", {}).items() if value is not None}
     return {"validation/loss": event["loss"], **found} if "loss" in event else found
 

@@ -1,0 +1,232 @@
+"""What is lost by tuning: the same questions put to the model before and after, and while it learns."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from tunesmith.answering import speaker_for
+from tunesmith.contracts import VOCABULARY_HEADS, Adapted, Family, Foundation, Interval, Task, parts_of
+from tunesmith.elsewhere import Elsewhere, Read, read_rows, require_language, require_rows
+from tunesmith.errors import UserError
+from tunesmith.evaluate.intervals import bootstrap, difference
+from tunesmith.evaluate.metrics import find
+from tunesmith.evaluate.options import ProbeOptions
+from tunesmith.figures import figures, interval
+from tunesmith.forward import Inference, all_outputs
+from tunesmith.generate import Speaker, with_replies
+from tunesmith.given import Predictions
+from tunesmith.house import House, Prepared
+from tunesmith.retain.drift import Texts, drift, hidden_states
+from tunesmith.select.load import load_model
+
+MASKED = "AutoModelForMaskedLM"
+METRICS = {"general": ("perplexity", "bits_per_byte"), "masked": ("perplexity", "token_accuracy")}
+"""What is measured of texts."""
+
+States = Mapping[str, Tensor]
+Found = Predictions | States
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question to the model. rows: what it is asked about. masked: the base's masked head, for texts of an encoder.
+
+    before: what the base answered; None where it could not know.
+    """
+
+    options: ProbeOptions
+    rows: Read
+    world: Inference
+    speaker: Speaker
+    masked: nn.Module | None = None
+    before: Found | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of its predictions, the main one first."""
+        return METRICS.get(self.options.kind, self.rows.task.metrics)
+
+    def ask(self, model: nn.Module, task: Task, *, replies: bool = True) -> Found:
+        """What the model, as it is now, answers. task: the run's own, which may have learned a threshold since.
+
+        replies: whether texts are generated, where answers are texts.
+        """
+        rows = self.rows
+        if self.options.kind == "drift":
+            return hidden_states(model, Texts(rows.task, rows.data, rows.padding, self.world.world.device))
+        asked = task if self.options.kind == "own" else rows.task
+        if self.masked is not None:
+            model = _behind(model, self.masked)
+        passed = all_outputs(model, asked, rows.data, rows.padding, self.world)
+        outputs = passed.outputs
+        if replies and self.options.kind == "own":
+            outputs = with_replies(model, asked, outputs, rows.records, self.speaker)
+        return asked.predictions(outputs, rows.records)
+
+    def number(self, found: Found) -> dict[str, float | None]:
+        """What the journal keeps of an answer."""
+        if isinstance(found, Predictions):
+            value = find(self.metrics[0])(found)
+            return {find(self.metrics[0]).name: value if math.isfinite(value) else None}
+        return {"cka": _mean(self._drift(found))}
+
+    def loss(self, found: Found) -> float:
+        """How much is lost by this answer, as one number of which less is better."""
+        if isinstance(found, Predictions):
+            metric = find(self.metrics[0])
+            return -metric(found) if metric.higher_is_better else metric(found)
+        return 1 - _mean(self._drift(found))
+
+    def _drift(self, found: States) -> dict[str, float]:
+        assert self.before is not None
+        assert not isinstance(self.before, Predictions)
+        return {name: value for name, value in drift(self.before, found).items() if math.isfinite(value)}
+
+    def compared(self, after: Found, house: House) -> dict[str, Any]:
+        """What `evaluation.json` holds of it."""
+        options, rows = self.options, self.rows
+        said = {"name": options.name, "kind": options.kind, "source": options.source}
+        if not isinstance(after, Predictions):
+            layers = self._drift(after)
+            tokens = max(len(states) for states in after.values())
+            worst = min(layers, key=lambda name: layers[name], default=None)
+            return {**said, "tokens": tokens, "layers": layers, "cka": _mean(layers), "lowest": worst}
+        judged, seed = house.recipe.evaluate, house.recipe.seed
+        more: dict[str, Any] = {"resamples": judged.resamples, "level": judged.level, "seed": seed}
+        before = self.before if isinstance(self.before, Predictions) else None
+        metrics = {}
+        for metric in map(find, self.metrics):
+            entry = {"after": _plain(bootstrap(after, metric, **more))}
+            if before is not None:
+                entry |= {
+                    "before": _plain(bootstrap(before, metric, **more)),
+                    "difference": _plain(difference(after, before, metric, **more)),
+                }
+            metrics[metric.name] = entry
+        return {**said, "rows": len(rows.records), "unusable": rows.unusable, "metrics": metrics}
+
+
+def require_probes(house: House, foundation: Foundation) -> None:
+    """Refuses probes that this model or task cannot answer, before weights are read. Raises UserError."""
+    task = house.recipe.task
+    for place, options in enumerate(house.recipe.evaluate.probes):
+        key = f"evaluate.probes.{place}"
+        if options.kind == "general":
+            require_language(foundation, task, key)
+        if options.kind == "own" and task.compares:
+            raise UserError(key, "this task compares with the base's own answers", "use kind: drift or general")
+        if options.kind == "masked" and foundation.family is not Family.ENCODER:
+            raise UserError(key, f"{foundation.card.name} is no encoder", "use kind: general or drift")
+        if options.kind == "masked" and (task.parts or task.auto_class(foundation.family) in VOCABULARY_HEADS):
+            raise UserError(key, "is for a task with a head of its own", "use kind: general, or drift")
+        if options.source is not None:
+            require_rows(house, foundation, Elsewhere(key, options.source))
+
+
+def opened(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> tuple[Probe, ...]:
+    """The recipe's probes with what the base answers; asked before the first step, when the model still is the base.
+
+    Raises UserError for rows that cannot be used, and for a base without a masked head where one is asked.
+    """
+    setting = house, foundation, prepared
+    return tuple(
+        begun(setting, adapted, task, options, f"evaluate.probes.{place}")
+        for place, options in enumerate(house.recipe.evaluate.probes)
+    )
+
+
+def begun(
+    setting: tuple[House, Foundation, Prepared], adapted: Adapted, task: Task, options: ProbeOptions, key: str
+) -> Probe:
+    """A probe with what the base answers."""
+    house, foundation, prepared = setting
+    rows = _rows(house, foundation, prepared, task, options, key)
+    masked = _masked_head(foundation, house, key) if options.kind == "masked" else None
+    probe = Probe(options, rows, Inference(house.world), speaker_for(house, foundation, prepared), masked)
+    known = options.kind != "own" or adapted.knows or all(part.untuned for part in parts_of(task).values())
+    if not known:
+        return probe
+    asked = masked if masked is not None else adapted.model
+    return replace(probe, before=replace(probe, masked=None).ask(asked, task))
+
+
+def _rows(
+    house: House, foundation: Foundation, prepared: Prepared, task: Task, options: ProbeOptions, key: str
+) -> Read:
+    if options.source is None:
+        split = "validation" if prepared.corpus.splits.get("validation") else prepared.judged
+        return Read(task, prepared.corpus.splits[split], prepared.encoded[split], prepared.padding)
+    texts = options.kind in ("general", "masked")
+    if options.kind == "drift":
+        own = task.parts or task.auto_class(foundation.family) not in VOCABULARY_HEADS
+        place = Elsewhere(key, options.source, "inputs" if own else "language")
+    else:
+        place = Elsewhere(key, options.source, "language" if texts else "own")
+    return read_rows(house, foundation, prepared, task, place)
+
+
+def _masked_head(foundation: Foundation, house: House, key: str) -> nn.Module:
+    """The base with its masked head. Raises UserError where it comes without."""
+    loaded = load_model(foundation, MASKED, {}, seed=house.recipe.seed)
+    if loaded.head:
+        raise UserError(key, f"{foundation.card.name} comes without a masked head", "use kind: drift")
+    return torch.nn.Module.to(loaded.model, house.world.device)
+
+
+def _behind(model: nn.Module, masked: nn.Module) -> nn.Module:
+    """The masked head behind the tuned encoder, whose embeddings it shares where it shared the base's."""
+    inner: Any = model
+    if isinstance(model, PeftModel):
+        if any(config.is_prompt_learning for config in model.peft_config.values()):
+            raise UserError("evaluate.probes", "a masked head cannot be put behind prompts", "use kind: drift")
+        inner = model.get_base_model()
+    head: Any = masked
+    setattr(head, head.base_model_prefix, getattr(inner, inner.base_model_prefix))
+    head.tie_weights()
+    return masked
+
+
+def watch(probes: Sequence[Probe], model: nn.Module, task: Task) -> dict[str, dict[str, float | None]]:
+    """What the journal keeps of all probes at this moment, by their names."""
+    return {probe.options.name: probe.number(probe.ask(model, task, replies=False)) for probe in probes}
+
+
+def lost(probes: Sequence[Probe], adapted: Adapted, task: Task, house: House) -> list[dict[str, Any]]:
+    """What became of each probe, as `evaluation.json` holds it; each is told in a sentence."""
+    found = [probe.compared(probe.ask(adapted.model, task), house) for probe in probes]
+    for entry in found:
+        house.screen.say(told(entry))
+    return found
+
+
+def told(entry: Mapping[str, Any]) -> str:
+    """One sentence: what became of a probe."""
+    if entry["kind"] == "drift":
+        lowest = entry["layers"].get(entry["lowest"])
+        values = figures(entry["cka"], lowest)
+        return (
+            f"{entry['name']}: hidden states are like the base's by a CKA of {values[0]}, at least {values[1]} "
+            f"(layer {entry['lowest']}), on {entry['tokens']} tokens"
+        )
+    name, one = next(iter(entry["metrics"].items()))
+    after = interval(*one["after"].values())
+    if "before" not in one:
+        return f"{entry['name']}: {name} {after} on {entry['rows']} rows, which the base could not answer"
+    return (
+        f"{entry['name']}: {name} {interval(*one['before'].values())} before, {after} after, "
+        f"a change of {interval(*one['difference'].values())} on {entry['rows']} rows"
+    )
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values) if values else 0.0
+
+
+def _plain(found: Interval) -> dict[str, float | None]:
+    values = {"value": found.value, "low": found.low, "high": found.high}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
