@@ -626,7 +626,7 @@ def test_everything_that_is_wrong_in_several_stages_is_listed(tmp_path: Path) ->
     ("section", "value"),
     [
         ("task", "language"), ("data", {"limit": 30}), ("method", "lora"), ("train", {"epochs": 9}),
-        ("evaluate", {"level": 0.9}), ("deploy", {"licence": "mit"}), ("seed", 5),
+        ("retain", {"l2_sp": 0.1}), ("evaluate", {"level": 0.9}), ("deploy", {"licence": "mit"}), ("seed", 5),
     ],
 )  # fmt: skip
 def test_a_section_of_a_stage_changes_this_stage_and_no_other(section: str, value: Any, tmp_path: Path) -> None:

@@ -148,6 +148,29 @@ def test_what_begins_as_a_text_is_that_text_to_a_decoder(kind: str, method: str,
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("bert", "ner"),
+        ("gpt2", "generation"),
+        ("t5", "generation"),
+        ("t5", "classification"),
+        ("bart", "classification"),
+    ],
+)
+def test_hidden_states_are_those_of_the_text_alone(kind: str, task: str, bases: Path) -> None:
+    one = made(bases, kind, "prompt", task)
+    (batch, *_) = one.course().batches(0)
+    found, plain = (
+        model.eval()(**one.task.arguments(batch), output_hidden_states=True)
+        for model in (one.adapted.model, base_of(one))
+    )
+    for name in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states"):
+        assert [v.shape for v in getattr(found, name, None) or ()] == [
+            v.shape for v in getattr(plain, name, None) or ()
+        ]
+
+
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "t5"])
 def test_a_prompt_begins_as_the_names_of_the_labels(kind: str, bases: Path) -> None:
     one = made(bases, kind, "prompt", "classification", init="labels", tokens=20)

@@ -108,15 +108,17 @@ class Prompted(Virtual):
             return base(**inputs)
         laid, order = self._laid(inputs)
         found = base(**laid)
-        if base.config.is_encoder_decoder:
-            return found
         places = order.argsort(dim=1)[:, self.count :]  # where the text's own tokens went
-        for name in PER_TOKEN:
+        two = base.config.is_encoder_decoder
+        # The decoder of such a model reads the prompt too where it reads the text once more.
+        twice = two and "decoder_input_ids" not in inputs
+        for name in ("encoder_last_hidden_state",) if two else PER_TOKEN:
             values = getattr(found, name, None)
             if values is not None and values.shape[:2] == order.shape and (values.ndim > 2 or name != "logits"):
                 found[name] = _picked(values, places)
-        if getattr(found, "hidden_states", None) is not None:
-            found["hidden_states"] = tuple(_picked(values, places) for values in found.hidden_states)
+        for name in ("hidden_states", "encoder_hidden_states", *(("decoder_hidden_states",) if twice else ())):
+            if getattr(found, name, None) is not None:
+                found[name] = tuple(_picked(values, places) for values in getattr(found, name))
         return found
 
     def _laid(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
