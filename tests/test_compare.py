@@ -366,6 +366,10 @@ def test_a_folder_that_holds_something_else_is_refused(home: Path, tmp_path: Pat
             api.compare(home / "recipe.yaml", **{**QUICK, "methods": "head"}, folder=tmp_path / place)
     with pytest.raises(UserError, match=r"none of them can be used here.*blocks of 7"):
         api.compare(home / "recipe.yaml", **{**QUICK, "methods": "oft(block=7)"}, folder=tmp_path / "new")
+    staged = home / "staged.yaml"
+    staged.write_text(json.dumps(recipe(stages=[{"name": "one"}, {"name": "two"}])))
+    with pytest.raises(UserError, match=r"stages: are several trainings"):
+        api.compare(staged, **{**QUICK, "methods": "head"}, folder=tmp_path / "staged")
     with pytest.raises(UserError, match=r"train.max_steps: is 0"):
         api.compare(home / "recipe.yaml", methods="head", overrides=["train.max_steps=0"], folder=tmp_path / "untuned")
 

@@ -50,6 +50,8 @@ def compare(recipe: Recipe, options: CompareOptions, folder: Path, base: Path, s
     base: where the recipe's relative paths start. A trial that fails is a result. Raises the errors of
     `tunesmith.errors`.
     """
+    if recipe.stages:
+        raise UserError("stages", "are several trainings, and methods are compared on one", "leave the key out")
     variants = read_variants(options.methods, recipe)
     _require_room(folder)
     folder.mkdir(parents=True, exist_ok=True)
