@@ -447,7 +447,7 @@ def test_chatml_writes_tools_and_calls_as_qwen_and_hermes_do() -> None:
     (made,) = transcripts(format, asked)
     call = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
     text = format.control.decode(made.ids)
-    assert text.startswith("<|im_start|>system\nbe kind\n\n# Tools\n\n")
+    assert text.startswith("<|im_start|>system\nbe kind\n\nFunctions that can be called:\n")
     assert f"<tools>\n{json.dumps(TOOL)}\n</tools>" in text
     results = "<|im_start|>user\n<tool_response>\nnoon\n</tool_response>\n<tool_response>\none\n</tool_response>"
     assert text.count("<|im_start|>system") == 1

@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from tiny import ZOO
 from tunesmith import adapting
+from tunesmith.adapt import METHODS
 from tunesmith.adapt.prompt import ids_of
 from tunesmith.adapt.virtual import load
 from tunesmith.contracts import Family
@@ -210,6 +211,20 @@ def test_what_gives_nothing_to_begin_with_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         made(bases, "bert", method, task, **options)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("p_tuning", {"layers": 1}, "are of encoder: lstm"),
+        ("p_tuning", {"encoder": "lstm", "layers": 1, "dropout": 0.5}, "is between layers"),
+        ("prompt", {"text": "good"}, "belong together"),
+        ("prompt", {"init": "text"}, "belong together"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(method: str, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        METHODS.load(method)(**options)
 
 
 PLAIN = [

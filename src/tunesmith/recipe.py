@@ -185,8 +185,9 @@ def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
     if recipe.train.unfreeze is not None and recipe.method.artifact == "adapter":
         found = "the blocks stay as they are under this method; leave the key out, or use method: full"
         add(("train", "unfreeze"), recipe.train.unfreeze, found)
-    for key in recipe.retain.pulls if recipe.method.artifact == "adapter" else ():
-        add(("retain", key), None, "no weight of the base moves with this method; use method: full or partial")
+    for key in recipe.retain.pulls:
+        if recipe.method.artifact == "adapter":
+            add(("retain", key), None, "no weight of the base moves with this method; use method: full or partial")
     if recipe.retain.interpolate is not None and not data.validation:
         add(("retain", "interpolate"), None, "is chosen on validation rows, and data.validation is 0")
     watched = (*recipe.task.metrics, "loss")

@@ -156,7 +156,7 @@ class PTuning(PromptMethod):
 
     @model_validator(mode="after")
     def _of_an_lstm(self) -> Self:
-        if self.encoder == "mlp" and {"layers", "dropout"} & self.model_fields_set:
+        if self.encoder == "mlp" and (self.layers != 2 or self.dropout):
             raise ValueError("layers and dropout are of encoder: lstm")
         if self.encoder == "lstm" and self.dropout and self.layers == 1:
             raise ValueError("dropout is between layers, and there is one")
