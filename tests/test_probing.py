@@ -178,8 +178,11 @@ def test_rows_that_the_base_can_answer_are_compared(place: Path) -> None:
 def test_general_texts_are_probed_as_often_as_one_likes(place: Path) -> None:
     probes = [{"name": name, "kind": "general", "source": str(place / "general.jsonl")} for name in "ab"]
     probes.append({"name": "states", "source": str(place / "general.jsonl")})
-    more = {"evaluate": {"resamples": 100, "probes": probes}, "task": {"kind": "language"}, "method": "lora"}
+    evaluate = {"resamples": 100, "probes": probes, "probe_every": 2}
+    more = {"evaluate": evaluate, "task": {"kind": "language"}, "method": "lora"}
     run = tuned(place, "texts", model=str(place / "llama"), **more)
+    marks = [event for event in map(json.loads, run.journal.read_text().splitlines()) if event["event"] == "evaluation"]
+    assert ["retention" in event for event in marks] == [False, True]
     found = entries(run)
     assert found["a"]["metrics"] == found["b"]["metrics"]
     assert found["a"]["metrics"]["perplexity"]["difference"]["value"] != 0
