@@ -149,6 +149,13 @@ def test_what_is_no_method_is_refused_by_name(text: str, message: str) -> None:
         read_variants([text], made())
 
 
+def test_a_recipe_that_leaves_full_models_is_compared_with_methods_that_leave_none() -> None:
+    """A trial leaves what suits its method, whatever the recipe leaves."""
+    (adapter,) = read_variants(["adapter"], made(method="full", deploy=["safetensors"]))
+    trial = trial_recipe(made(method="full", deploy=["safetensors"]), adapter, seed=1, rate=1e-3)
+    assert trial.deploy.formats == ("auto",)
+
+
 def test_a_method_that_is_there_twice_is_refused() -> None:
     with pytest.raises(UserError, match=r"lora\(rank=4\): is the same as lora; name each once"):
         read_variants(["lora", "lora(rank=4)"], made())

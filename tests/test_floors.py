@@ -37,7 +37,9 @@ FLOORS: dict[str, int] = {
         0,
     ),
     **dict.fromkeys(ROOMS, 1),
-    **dict.fromkeys(("recipe", "recipe_errors", "recipe_schema", "recipe_stages", "recipe_yaml", "run"), 2),
+    **dict.fromkeys(
+        ("recipe", "recipe_conflicts", "recipe_errors", "recipe_schema", "recipe_stages", "recipe_yaml", "run"), 2
+    ),
     **dict.fromkeys(
         (
             "adapting",

@@ -194,12 +194,21 @@ def test_general_texts_are_probed_as_often_as_one_likes(place: Path) -> None:
     [
         ({"model": "bert", "probes": [{"name": "a", "kind": "general", "source": "general.jsonl"}]}, "head of a lang"),
         ({"model": "llama", "probes": [{"name": "a", "kind": "masked", "source": "general.jsonl"}]}, "is no encoder"),
+        (
+            {
+                "model": "bert",
+                "method": "prefix",
+                "probes": [{"name": "a", "kind": "masked", "source": "general.jsonl"}],
+            },
+            "cannot be put behind prompts or prefixes",
+        ),
         ({"model": "bert", "probes": [{"name": "a", "kind": "masked", "source": "general.jsonl"}]}, "without a masked"),
         ({"model": "bert", "probes": [{"name": "a", "source": "nowhere.jsonl"}]}, "is not there"),
     ],
 )
 def test_a_probe_that_cannot_be_put_is_refused(more: dict[str, Any], message: str, place: Path, tmp_path: Path) -> None:
     wanted = {"model": str(place / more["model"]), "evaluate": {"probes": more["probes"]}}
+    wanted |= {"method": more["method"]} if "method" in more else {}
     with pytest.raises(UserError, match=message):
         api.run(recipe(place, **wanted), folder=tmp_path / "run", base=place)
 

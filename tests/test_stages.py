@@ -673,6 +673,14 @@ def test_a_method_that_cannot_be_merged_stands_last() -> None:
             "stages.x: method.top: 9 blocks",
         ),
         ({"name": "x", "task": "classification", "train": {"packing": True}}, "stages.x: train.packing"),
+        (
+            {"name": "x", "task": "classification", "retain": {"replay": {"source": "nowhere.jsonl"}}},
+            "stages.x: .*nowhere.jsonl",
+        ),
+        (
+            {"name": "x", "task": "classification", "evaluate": {"probes": [{"name": "a", "source": "nowhere.jsonl"}]}},
+            "stages.x: .*nowhere.jsonl",
+        ),
     ],
 )
 def test_what_a_later_stage_cannot_do_is_said_before_the_first_starts(

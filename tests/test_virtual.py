@@ -220,6 +220,9 @@ def test_what_gives_nothing_to_begin_with_is_refused(
         ("p_tuning", {"encoder": "lstm", "layers": 1, "dropout": 0.5}, "is between layers"),
         ("prompt", {"text": "good"}, "belong together"),
         ("prompt", {"init": "text"}, "belong together"),
+        ("prefix", {"text": "good", "projection": True}, "leave out projection"),
+        ("prefix", {"text": "good", "init": "random"}, "leave out projection"),
+        ("prefix", {"width": 16}, "write projection: true"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(method: str, options: Any, message: str) -> None:

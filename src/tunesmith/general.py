@@ -1,32 +1,29 @@
 """What tuning does to a language model's hold of general text: its perplexity before and after."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.batch import encoded
-from tunesmith.contracts import Adapted, Foundation, Interval, Record, Task
-from tunesmith.errors import BadRow, UserError
-from tunesmith.evaluate.intervals import bootstrap, difference
-from tunesmith.evaluate.metrics import Metric, find
+from tunesmith.contracts import Adapted, Foundation, Task
+from tunesmith.elsewhere import Elsewhere, read_rows, require_rows
+from tunesmith.evaluate.intervals import bootstrap, difference, plain
+from tunesmith.evaluate.metrics import find
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.given import Predictions
 from tunesmith.house import House, Prepared
-from tunesmith.prepare.sources import read_source
-from tunesmith.tasks.language import Language
 
 METRICS = ("perplexity", "bits_per_byte")
 
 
+def _place(house: House) -> Elsewhere | None:
+    source = house.recipe.evaluate.general
+    return None if source is None else Elsewhere("evaluate.general", source, "language")
+
+
 def require_general(house: House, foundation: Foundation) -> None:
     """Refuses general texts for a task whose head is over labels, and a source that is not there. Raises UserError."""
-    source, task = house.recipe.evaluate.general, house.recipe.task
-    if source is None:
-        return
-    if task.parts or task.auto_class(foundation.family) != Language().auto_class(foundation.family):
-        raise UserError("evaluate.general", "needs the head of a language model", "leave the key out for this task")
-    next(iter(read_source(source, house.base)), None)
+    place = _place(house)
+    if place is not None:
+        require_rows(house, foundation, place)
 
 
 def general(
@@ -36,38 +33,32 @@ def general(
 
     Raises UserError for a file without texts.
     """
-    source = house.recipe.evaluate.general
-    if source is None:
+    place = _place(house)
+    if place is None:
         return None
-    probe = Language()
-    records: list[Record] = []
-    for raw in read_source(source, house.base):
-        try:
-            inputs, target = probe.read(raw.fields)
-        except BadRow as error:
-            raise UserError(f"{raw.source}, line {raw.line}", str(error), "mend or leave out this row") from error
-        records.append(Record(len(records), raw.source, raw.line, inputs, target))
-    data = encoded(probe.encode(records, foundation.codec, prepared.max_tokens))
-    known = [record for record in records if record.row not in data.refused]
-    if not known:
-        raise UserError("evaluate.general", "holds no texts", "name a file with a column `text`")
-    padding = replace(prepared.padding, columns={**prepared.padding.columns, **probe.columns()})
-    passed = all_outputs(adapted.model, probe, data, padding, Inference(house.world))
-    return probe.predictions(passed.outputs, known)
+    read = read_rows(house, foundation, prepared, task, place)
+    passed = all_outputs(adapted.model, read.task, read.data, read.padding, Inference(house.world))
+    return read.task.predictions(passed.outputs, read.records)
 
 
-def beside(before: Predictions, after: Predictions, house: House) -> dict[str, Any]:
-    """What `evaluation.json` holds of it: each metric before and after with intervals, and how it changed."""
-    options, seed = house.recipe.evaluate, house.recipe.seed
-    more: dict[str, Any] = {"resamples": options.resamples, "level": options.level, "seed": seed}
-    found: dict[str, Any] = {"source": options.general, "rows": len(after), "metrics": {}}
-    for name in METRICS:
-        metric: Metric = find(name)
-        found["metrics"][name] = {
-            "before": _plain(bootstrap(before, metric, **more)),
-            "after": _plain(bootstrap(after, metric, **more)),
-            "difference": _plain(difference(after, before, metric, **more)),
-        }
+def changed(before: Predictions, after: Predictions, house: House) -> dict[str, Any]:
+    """What `evaluation.json` holds of general texts."""
+    source = house.recipe.evaluate.general
+    return {"source": source, "rows": len(after), "metrics": beside(before, after, METRICS, house)}
+
+
+def beside(before: Predictions | None, after: Predictions, names: Sequence[str], house: House) -> dict[str, Any]:
+    """Each metric before and after with intervals, and how it changed; of what was not asked before, only after."""
+    options = house.recipe.evaluate
+    more: dict[str, Any] = {"resamples": options.resamples, "level": options.level, "seed": house.recipe.seed}
+    found = {}
+    for metric in map(find, names):
+        found[metric.name] = {"after": plain(bootstrap(after, metric, **more))}
+        if before is not None:
+            found[metric.name] |= {
+                "before": plain(bootstrap(before, metric, **more)),
+                "difference": plain(difference(after, before, metric, **more)),
+            }
     return found
 
 
@@ -80,8 +71,3 @@ def said(found: Mapping[str, Any]) -> str:
         f"general text: perplexity {one['before']['value']:.2f} before, {one['after']['value']:.2f} after, "
         f"{gap['value']:+.2f}{limits} on {found['rows']} texts"
     )
-
-
-def _plain(found: Interval) -> dict[str, float | None]:
-    values = {"value": found.value, "low": found.low, "high": found.high}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -32,7 +32,7 @@ from tunesmith.delivery import deploy
 from tunesmith.errors import UserError, named
 from tunesmith.evaluate.judge import judge, together
 from tunesmith.evaluate.metrics import find, measure, worth
-from tunesmith.general import beside, general, require_general, said
+from tunesmith.general import changed, general, require_general, said
 from tunesmith.generate import shortened, speaks, with_replies
 from tunesmith.given import Outputs, Predictions
 from tunesmith.house import House, Prepared, Screen
@@ -43,7 +43,7 @@ from tunesmith.probing import Probe, lost, opened, require_probes, watch
 from tunesmith.quiet import quiet
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
-from tunesmith.retaining import NOTHING, Kept, interpolate, remember, require_retention
+from tunesmith.retaining import Kept, interpolate, remember, require_retention
 from tunesmith.run import Run, environment
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.load import parameter_counts
@@ -99,7 +99,8 @@ def rehearse(recipe: Recipe, folder: Path, base: Path, screen: Screen) -> Path:
             adapted, task = adapt(house, foundation, prepared)
             prepared, task = choose(house, foundation, prepared, adapted, task)
             prepared = refer(house, prepared, adapted, task)
-            tune(house, foundation, prepared, adapted, task)
+            kept = remember(house, foundation, prepared, adapted, task)
+            tune(house, foundation, prepared, adapted, task, kept)
     return folder
 
 
@@ -138,18 +139,23 @@ def select(house: House) -> Foundation:
     house.screen.stage("select", house.recipe.model.name)
     foundation = open_foundation(house.recipe.model, house.base)
     card = foundation.card
-    require_heads(foundation, house.recipe.task, house.recipe.method)
-    require_packing(house, foundation)
-    require_general(house, foundation)
-    require_retention(house, foundation)
-    require_probes(house, foundation)
-    require_trackers(house.recipe.train.trackers)
+    require(house, foundation)
     house.screen.say(
         f"{card.name}: {card.family} ({card.model_type}), {card.parameters / 1e6:.1f} M parameters, "
         f"{card.context_tokens} tokens of context, licence {card.licence or 'not stated'}"
     )
     house.keep("model.json", {"card": asdict(card), "notes": []})
     return foundation
+
+
+def require(house: House, foundation: Foundation) -> None:
+    """Refuses what the model or this machine cannot do, before weights are read. Raises UserError."""
+    require_heads(foundation, house.recipe.task, house.recipe.method)
+    require_packing(house, foundation)
+    require_general(house, foundation)
+    require_retention(house, foundation)
+    require_probes(house, foundation)
+    require_trackers(house.recipe.train.trackers)
 
 
 def prepare(house: House, foundation: Foundation) -> Prepared:
@@ -240,7 +246,7 @@ def tune(
     prepared: Prepared,
     adapted: Adapted,
     task: Task,
-    kept: Kept = NOTHING,
+    kept: Kept,
     probes: Sequence[Probe] = (),
 ) -> Outcome:
     """Trains the model; it ends with the weights that the recipe asks for.
@@ -337,7 +343,7 @@ def evaluate(
         lines += part.lines()
     whole = found[""] if "" in found else together(found, task, len(corpus.splits[split]))
     if texts[0] is not None and texts[1] is not None:
-        whole["general"] = beside(texts[0], texts[1], house)
+        whole["general"] = changed(texts[0], texts[1], house)
         house.screen.say(said(whole["general"]))
     if forgotten:
         whole["retention"] = forgotten

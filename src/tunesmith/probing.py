@@ -9,15 +9,17 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from tunesmith.adapt.prompt import VirtualMethod
 from tunesmith.answering import speaker_for
-from tunesmith.contracts import VOCABULARY_HEADS, Adapted, Family, Foundation, Interval, Task, parts_of
+from tunesmith.contracts import VOCABULARY_HEADS, Adapted, Family, Foundation, Task, parts_of
 from tunesmith.elsewhere import Elsewhere, Read, read_rows, require_language, require_rows
 from tunesmith.errors import UserError
-from tunesmith.evaluate.intervals import bootstrap, difference
 from tunesmith.evaluate.metrics import find
 from tunesmith.evaluate.options import ProbeOptions
 from tunesmith.figures import figures, interval
 from tunesmith.forward import Inference, all_outputs
+from tunesmith.general import METRICS as OF_TEXTS
+from tunesmith.general import beside
 from tunesmith.generate import Speaker, with_replies
 from tunesmith.given import Predictions
 from tunesmith.house import House, Prepared
@@ -25,7 +27,7 @@ from tunesmith.retain.drift import Texts, drift, hidden_states
 from tunesmith.select.load import load_model
 
 MASKED = "AutoModelForMaskedLM"
-METRICS = {"general": ("perplexity", "bits_per_byte"), "masked": ("perplexity", "token_accuracy")}
+METRICS = {"general": OF_TEXTS, "masked": ("perplexity", "token_accuracy")}
 """What is measured of texts."""
 
 States = Mapping[str, Tensor]
@@ -96,18 +98,8 @@ class Probe:
             tokens = max(len(states) for states in after.values())
             worst = min(layers, key=lambda name: layers[name], default=None)
             return {**said, "tokens": tokens, "layers": layers, "cka": _mean(layers), "lowest": worst}
-        judged, seed = house.recipe.evaluate, house.recipe.seed
-        more: dict[str, Any] = {"resamples": judged.resamples, "level": judged.level, "seed": seed}
         before = self.before if isinstance(self.before, Predictions) else None
-        metrics = {}
-        for metric in map(find, self.metrics):
-            entry = {"after": _plain(bootstrap(after, metric, **more))}
-            if before is not None:
-                entry |= {
-                    "before": _plain(bootstrap(before, metric, **more)),
-                    "difference": _plain(difference(after, before, metric, **more)),
-                }
-            metrics[metric.name] = entry
+        metrics = beside(before, after, self.metrics, house)
         return {**said, "rows": len(rows.records), "unusable": rows.unusable, "metrics": metrics}
 
 
@@ -124,6 +116,8 @@ def require_probes(house: House, foundation: Foundation) -> None:
             raise UserError(key, f"{foundation.card.name} is no encoder", "use kind: general or drift")
         if options.kind == "masked" and (task.parts or task.auto_class(foundation.family) in VOCABULARY_HEADS):
             raise UserError(key, "is for a task with a head of its own", "use kind: general, or drift")
+        if options.kind == "masked" and isinstance(house.recipe.method, VirtualMethod):
+            raise UserError(key, "a masked head cannot be put behind prompts or prefixes", "use kind: drift")
         if options.source is not None:
             require_rows(house, foundation, Elsewhere(key, options.source))
 
@@ -182,8 +176,6 @@ def _behind(model: nn.Module, masked: nn.Module) -> nn.Module:
     """The masked head behind the tuned encoder, whose embeddings it shares where it shared the base's."""
     inner: Any = model
     if isinstance(model, PeftModel):
-        if any(config.is_prompt_learning for config in model.peft_config.values()):
-            raise UserError("evaluate.probes", "a masked head cannot be put behind prompts", "use kind: drift")
         inner = model.get_base_model()
     head: Any = masked
     setattr(head, head.base_model_prefix, getattr(inner, inner.base_model_prefix))
@@ -225,8 +217,3 @@ def told(entry: Mapping[str, Any]) -> str:
 
 def _mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values) if values else 0.0
-
-
-def _plain(found: Interval) -> dict[str, float | None]:
-    values = {"value": found.value, "low": found.low, "high": found.high}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails
 
 from tunesmith.adapt import METHODS
-from tunesmith.catalog import Catalog
 from tunesmith.contracts import Method, Task
-from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.options import DeployOptions
-from tunesmith.errors import UserError, named, nearest, shown
-from tunesmith.evaluate import METRICS
+from tunesmith.errors import UserError, named, shown
 from tunesmith.evaluate.options import EvaluateOptions
 from tunesmith.options import Options, path_fields, path_keys, with_paths
-from tunesmith.parts import Part, said
+from tunesmith.parts import Part
 from tunesmith.prepare.options import DataOptions
+from tunesmith.recipe_conflicts import conflicts_of
 from tunesmith.recipe_errors import dotted, refusal
-from tunesmith.recipe_stages import GENERAL, SECTIONS, Stage, conflicts, holders, unfold
+from tunesmith.recipe_stages import SECTIONS, Stage, holders, unfold
 from tunesmith.recipe_yaml import Document, Place, read_text, read_value, read_yaml, write_yaml
 from tunesmith.retain.options import RetainOptions
 from tunesmith.select.options import ModelOptions
@@ -32,8 +29,6 @@ from tunesmith.train.options import TrainOptions
 
 SHORT = {"model": "name", "task": "kind", "data": "train", "method": "kind", "deploy": "formats"}
 """The key that a plain text or list stands for, by section."""
-SILENT = ("loss", "reply_nll", "token_accuracy")
-"""What can be watched of a task that writes texts, without letting it write any."""
 PLAIN_NAME = re.compile(r"[^\W_][\w.+-]{0,99}")
 
 
@@ -69,7 +64,7 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        problems = _conflicts(self)
+        problems = conflicts_of(self)
         if problems:
             raise ValidationError.from_exception_data("Recipe", problems)
         return self
@@ -147,87 +142,6 @@ def moved_path(path: str, old: Path, new: Path) -> str:
     """`path` as seen from the folder `new` instead of `old`; links to files and data sets stay links."""
     place = (old / Path(path).expanduser()).absolute()
     return os.path.relpath(place.parent.resolve() / place.name, new.resolve())
-
-
-def _conflicts(recipe: Recipe) -> list[InitErrorDetails]:
-    data, stop = recipe.data, recipe.train.stop
-    problems: list[InitErrorDetails] = []
-
-    def add(place: Place, value: Any, message: str) -> None:
-        problems.append(InitErrorDetails(type=said(message), loc=place, input=value))
-
-    shares = {
-        key: value
-        for key, value in (("validation", data.validation), ("test", data.test))
-        if not isinstance(value, str)
-    }
-    for key, share in shares.items():
-        if not 0 <= share < 1:
-            add(("data", key), share, f"found {share:g}, expected a share from 0 to below 1, or a source of its own")
-    if not problems and sum(shares.values()) >= 1:
-        add(("data", "test"), data.test, "the shares of validation and test leave no rows to learn from")
-    main = recipe.task.metrics[0]
-    bare = main.partition("/")[2] or main  # of a part of several tasks
-    if lacking := _lacking(METRICS, bare, ("name", "higher_is_better")):
-        add(("task", "metric"), main, lacking)
-    own = recipe.task.model_copy(update={"metric": None}).metrics  # type: ignore[attr-defined]  # tasks are options
-    if bare in METRICS and main not in own:
-        add(("task", "metric"), main, f"{main} does not suit this task; known: {', '.join(own)}")
-    if not recipe.deploy.formats:
-        add(("deploy", "formats"), [], "a run leaves at least one artefact; use [auto]")
-    for kind in recipe.deploy.formats:
-        if kind != "auto" and (lacking := _lacking(EXPORTERS, kind)):
-            add(("deploy", "formats"), kind, lacking)
-    if "adapter" in recipe.deploy.formats and recipe.method.artifact != "adapter":
-        add(("deploy", "formats"), "adapter", "this method leaves no adapter; use safetensors, or method: lora, say")
-    if "safetensors" in recipe.deploy.formats and not recipe.method.merges:
-        add(("deploy", "formats"), "safetensors", "no plain model can hold what this method learns; use adapter")
-    if recipe.train.unfreeze is not None and recipe.method.artifact == "adapter":
-        found = "the blocks stay as they are under this method; leave the key out, or use method: full"
-        add(("train", "unfreeze"), recipe.train.unfreeze, found)
-    for key in recipe.retain.pulls:
-        if recipe.method.artifact == "adapter":
-            add(("retain", key), None, "no weight of the base moves with this method; use method: full or partial")
-    if recipe.retain.interpolate is not None and not data.validation:
-        add(("retain", "interpolate"), None, "is chosen on validation rows, and data.validation is 0")
-    watched = (*recipe.task.metrics, "loss")
-    if stop.metric is not None and stop.metric not in watched:
-        add(
-            ("train", "stop", "metric"),
-            stop.metric,
-            f"metric {shown(stop.metric)} is not measured; {nearest(stop.metric, watched)}",
-        )
-    if stop.metric is not None and (unheard := _unheard(recipe, stop.metric)):
-        add(("train", "stop", "metric"), stop.metric, unheard)
-    for number, key, message in conflicts(recipe.stages):
-        add(("stages", number, key), "", message)
-    for number, stage in enumerate(recipe.stages):
-        gate = stage.gate
-        if gate is not None and (unheard := _unheard(stage, gate.metric or stage.task.metrics[0])):
-            add(("stages", number, "gate"), "", unheard)
-    return problems
-
-
-def _unheard(recipe: Recipe | Stage, metric: str) -> str | None:
-    """Why a metric cannot be watched while training: of texts that are not generated then."""
-    watching = recipe.task.parts.get(metric.partition("/")[0], recipe.task)
-    silent = metric.startswith(GENERAL) or metric.rpartition("/")[2] in SILENT
-    if silent or not hasattr(watching, "decoding") or recipe.evaluate.validation_replies:
-        return None
-    return f"{metric} needs generated texts; set evaluate.validation_replies, or watch loss"
-
-
-def _lacking(table: Catalog, name: str, attributes: Sequence[str] = ()) -> str | None:
-    """Why a part cannot be used. One from the user's own package is imported here, before anything is spent on it."""
-    if ":" not in name:
-        return None if name in table else f"{table.what} {shown(name)} is not known; {nearest(name, table)}"
-    try:
-        part = table.load(name)
-    except UserError as error:
-        return f"{shown(name)} {error.found}; {error.fix}"
-    if callable(part) and all(hasattr(part, attribute) for attribute in attributes):
-        return None
-    return f"{shown(name)} is no {table.what}; see CONTRIBUTING.md for what one is"
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

@@ -54,9 +54,6 @@ class Kept:
         return hashlib.sha256(f"{data} {self.sources}".encode()).hexdigest() if self.sources else data
 
 
-NOTHING = Kept()
-
-
 def require_retention(house: House, foundation: Foundation) -> None:
     """Refuses what cannot be held on to, before weights are read. Raises UserError."""
     task, retain = house.recipe.task, house.recipe.retain

@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith import pipeline
-from tunesmith.adapting import require_heads
-from tunesmith.answering import require_packing
 from tunesmith.errors import CheckFailed, UserError, named
 from tunesmith.gate import Judged, judged
-from tunesmith.general import require_general
 from tunesmith.house import House, Screen
 from tunesmith.prepare.corpus import file_hashes
 from tunesmith.recipe import Recipe, changed, moved_path
@@ -23,7 +20,6 @@ from tunesmith.report.chain import write as write_report
 from tunesmith.run import OtherRecipe, Run, is_run, stage_folder
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.options import ModelOptions
-from tunesmith.train.trackers import require_trackers
 from tunesmith.transfer import transferred
 from tunesmith.world import World, joined
 
@@ -124,10 +120,7 @@ def _require_fit(chain: Sequence[Link], house: House) -> None:
     for link in chain:
         own = House(link.recipe, house.run, house.base, house.world, house.screen)
         try:
-            require_heads(foundation, link.recipe.task, link.recipe.method)
-            require_packing(own, foundation)
-            require_general(own, foundation)
-            require_trackers(link.recipe.train.trackers)
+            pipeline.require(own, foundation)
             file_hashes(link.recipe.data, house.base)
         except UserError as error:
             raise UserError(f"stages.{link.name}: {error.where}", error.found, error.fix) from error

@@ -2,7 +2,6 @@
 the model before a stage could do of its task already (forward transfer). Terms: Lopez-Paz and Ranzato 2017,
 arXiv:1706.08840, section 2."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tunesmith.contracts import VOCABULARY_HEADS, Interval, Record
+from tunesmith.contracts import VOCABULARY_HEADS, Record
 from tunesmith.deploy.predictor import Predictor, Predictors
 from tunesmith.errors import UserError
-from tunesmith.evaluate.intervals import bootstrap, difference
+from tunesmith.evaluate.intervals import bootstrap, difference, plain
 from tunesmith.evaluate.metrics import Metric, find
 from tunesmith.figures import figures
 from tunesmith.given import Predictions
@@ -95,12 +94,7 @@ def _cell(now: Predictions, own: Predictions, metric: Metric, run: Run) -> dict[
         "level": recipe.evaluate.level,
         "seed": recipe.seed,
     }
-    return {**_plain(bootstrap(now, metric, **drawn)), "change": _plain(difference(now, own, metric, **drawn))}
-
-
-def _plain(found: Interval) -> dict[str, float | None]:
-    values = {"value": found.value, "low": found.low, "high": found.high}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {**plain(bootstrap(now, metric, **drawn)), "change": plain(difference(now, own, metric, **drawn))}
 
 
 def _judged_rows(run: Run) -> Sequence[Record] | None:

@@ -5,11 +5,11 @@ As in the paper (section 4), an encoder-decoder has a prefix in the attention of
 decoder over the encoder. Of a decoder the file is one that PEFT loads.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from peft import PrefixTuningConfig
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -36,6 +36,14 @@ class Prefix(VirtualMethod):
     )
     width: int = Field(128, ge=1, description="Width inside that network.")
 
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.text is not None and (self.projection or self.init == "random"):
+            raise ValueError("text is what activations are taken of; leave out projection and init: random")
+        if self.width != 128 and not self.projection:
+            raise ValueError("width is that of the network; write projection: true")
+        return self
+
     def positions(self, family: Family) -> int:
         return self.tokens if family is Family.DECODER else 0
 
@@ -47,7 +55,7 @@ class Prefix(VirtualMethod):
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
         _checked(model, attentions(model, probe(model)))
 
-    def begin(self, model: PreTrainedModel, codec: Codec, common: dict[str, Any], seed: int) -> Virtual:
+    def begin(self, model: PreTrainedModel, codec: Codec, common: dict[str, Any]) -> Virtual:
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise UserError("train.gradient_checkpointing", "does not go with prefixes", "leave one of them out")
         ids = self._ids(model, codec)

@@ -31,7 +31,7 @@ class VirtualMethod(MethodOptions):
     tokens: int = Field(20, ge=1, description="Number of vectors before each text.")
 
     @abstractmethod
-    def begin(self, model: PreTrainedModel, codec: Codec, common: dict[str, Any], seed: int) -> Virtual:
+    def begin(self, model: PreTrainedModel, codec: Codec, common: dict[str, Any]) -> Virtual:
         """The model with vectors that have their first values. common: what each of PEFT's configurations takes."""
 
     def loads_plainly(self, family: Family, auto_class: str, config: PretrainedConfig) -> bool:
@@ -50,7 +50,7 @@ class VirtualMethod(MethodOptions):
         }
         torch.manual_seed(seed)
         with quiet():
-            tuned = self.begin(model, codec, common, seed)
+            tuned = self.begin(model, codec, common)
         trainable = tuple(name for name, parameter in tuned.named_parameters() if parameter.requires_grad)
         return Adapted(tuned, trainable, tuple(head), (f"{self.tokens} vectors before each text",))
 
@@ -70,11 +70,11 @@ class PromptMethod(VirtualMethod):
             found = f"{self.tokens} vectors leave too few of {room} positions to the text"
             raise UserError("method.tokens", found, f"at most {int(room) // 2 - 1}")
 
-    def begin(self, model: PreTrainedModel, codec: Codec, common: dict[str, Any], seed: int) -> Virtual:
+    def begin(self, model: PreTrainedModel, codec: Codec, common: dict[str, Any]) -> Virtual:
         common = {**common, "token_dim": word_embeddings(model)[0].embedding_dim}
         common |= {"num_layers": 1, "num_attention_heads": 1}  # which PEFT asks for and prompts do not use
         tuned = Prompted(model, self.configuration(common))
-        first = self.first(model, codec, seed)
+        first = self.first(model, codec)
         if first is not None:
             encoder: Any = tuned.prompt_encoder["default"]
             with torch.no_grad():
@@ -86,7 +86,7 @@ class PromptMethod(VirtualMethod):
         """What PEFT is told."""
 
     @abstractmethod
-    def first(self, model: PreTrainedModel, codec: Codec, seed: int) -> Tensor | None:
+    def first(self, model: PreTrainedModel, codec: Codec) -> Tensor | None:
         """The vectors to begin with, [P, D]; None for PEFT's own."""
 
 
@@ -116,7 +116,7 @@ class Prompt(PromptMethod):
     def configuration(self, common: dict[str, Any]) -> PeftConfig:
         return PromptTuningConfig(**common)
 
-    def first(self, model: PreTrainedModel, codec: Codec, seed: int) -> Tensor | None:
+    def first(self, model: PreTrainedModel, codec: Codec) -> Tensor | None:
         table = word_embeddings(model)[0]
         device = table.weight.device
         drawn = torch.randint(0, codec.config.get_text_config().vocab_size, (self.tokens,)).to(device)
@@ -171,7 +171,7 @@ class PTuning(PromptMethod):
             **(more if self.encoder == "lstm" else {}),
         )
 
-    def first(self, model: PreTrainedModel, codec: Codec, seed: int) -> Tensor | None:
+    def first(self, model: PreTrainedModel, codec: Codec) -> Tensor | None:
         return None
 
 

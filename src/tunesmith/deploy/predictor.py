@@ -155,7 +155,7 @@ def _adapted(folder: Path, note: Mapping[str, Any], find_base: BaseFinder) -> nn
 
     load: Callable[[Any, str], nn.Module] = PeftModel.from_pretrained
     module, _, name = note.get("loader", "").partition(":")
-    if module.startswith("tunesmith."):  # a file does not say which other code is run
+    if module.startswith("tunesmith.adapt.") and name == "load":  # a file does not say which other code is run
         load = getattr(importlib.import_module(module), name)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     base = _load(note["auto_class"], find_base(note["base"], note["base_revision"]), config)

@@ -21,10 +21,10 @@ def bootstrap(predictions: Predictions, metric: Metric, *, resamples: int, level
     value = metric(predictions)
     if metric.sums is not None and metric.value is not None:
         drawn = _drawn_sums(metric.sums(predictions), resamples, seed)
-        return _interval(value, np.array([metric.value(sums) for sums in drawn]), level)
+        return percentiles(value, np.array([metric.value(sums) for sums in drawn]), level)
     draws = _draws(len(predictions), resamples, seed)
     found = np.array([metric(predictions.take(index)) for index in draws])
-    return _interval(value, found, level)
+    return percentiles(value, found, level)
 
 
 def difference(a: Predictions, b: Predictions, metric: Metric, *, resamples: int, level: float, seed: int) -> Interval:
@@ -37,7 +37,7 @@ def difference(a: Predictions, b: Predictions, metric: Metric, *, resamples: int
         found = np.array([metric.value(ours) - metric.value(theirs) for ours, theirs in pairs])
     else:
         found = np.array([metric(a.take(index)) - metric(b.take(index)) for index in _draws(len(a), resamples, seed)])
-    return _interval(value, found, level)
+    return percentiles(value, found, level)
 
 
 def paired_test(a: Predictions, b: Predictions, metric: Metric, *, permutations: int, seed: int) -> float:
@@ -97,12 +97,19 @@ def _draws(rows: int, resamples: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, max(rows, 1), size=(resamples, rows))
 
 
-def _interval(value: float, found: NDArray[np.float64], level: float) -> Interval:
+def percentiles(value: float, found: NDArray[np.float64], level: float) -> Interval:
+    """The value with the limits between which the share `level` of what was found lies; NaN where none is defined."""
     defined = found[~np.isnan(found)]
     if not len(defined):
         return Interval(value, math.nan, math.nan, level)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high), level)
+
+
+def plain(found: Interval) -> dict[str, float | None]:
+    """An interval as files hold it: what is not defined is null."""
+    values = {"value": found.value, "low": found.low, "high": found.high}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _mixed(a: Predictions, b: Predictions, swap: NDArray[np.bool_]) -> Predictions:

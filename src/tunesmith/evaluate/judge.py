@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.contracts import Interval, Record, Task
+from tunesmith.contracts import Record, Task
 from tunesmith.evaluate import BASELINES, METRICS
-from tunesmith.evaluate.intervals import bootstrap, difference, paired_test, smallest_detectable
+from tunesmith.evaluate.intervals import bootstrap, difference, paired_test, plain, smallest_detectable
 from tunesmith.evaluate.metrics import Metric, measure
 from tunesmith.evaluate.options import EvaluateOptions
 from tunesmith.evaluate.tables import tables
@@ -52,7 +52,7 @@ def judge(
     metrics: dict[str, dict[str, Any]] = {
         name: {"value": value} for name, value in measure(predictions, task.metrics).items()
     }
-    metrics[metric.name] = _plain(main)
+    metrics[metric.name] = plain(main)
     for name in task.metrics:
         one: Metric = METRICS.load(name)
         if one.note is not None and metrics[one.name]["value"] is not None:
@@ -127,11 +127,11 @@ def baselines(
                 "label": NAMES.get(name, name),
                 "metrics": {
                     **{key: {"value": value} for key, value in measure(theirs, task.metrics).items()},
-                    metric.name: _plain(
+                    metric.name: plain(
                         bootstrap(theirs, metric, resamples=options.resamples, level=options.level, seed=seed)
                     ),
                 },
-                "difference": _plain(gap),
+                "difference": plain(gap),
                 "p_value": _number(p_value),
             }
         )
@@ -178,10 +178,6 @@ def _best(judged: Sequence[Mapping[str, Any]], metric: Metric) -> str | None:
         if row["metrics"][metric.name]["value"] is not None
     ]
     return max(scored)[1] if scored else (judged[0]["name"] if judged else None)
-
-
-def _plain(found: Interval) -> dict[str, float | None]:
-    return {"value": _number(found.value), "low": _number(found.low), "high": _number(found.high)}
 
 
 def _number(value: float) -> float | None:

@@ -83,8 +83,8 @@ def _last_states(given: Any, mask: Tensor) -> Tensor:
     it reads the same tokens."""
     for kind in ("hidden_states", "decoder_hidden_states", "encoder_hidden_states"):
         states = getattr(given, kind, None)
-        if states and states[-1].shape[1] >= mask.shape[1]:
-            last: Tensor = states[-1][:, -mask.shape[1] :]  # what prompts put in front is no token of the row
+        if states and states[-1].shape[:2] == mask.shape:
+            last: Tensor = states[-1]
             return last
     raise ValueError(f"{type(given).__name__} holds no hidden states")
 

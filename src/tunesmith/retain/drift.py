@@ -61,8 +61,7 @@ def _layers(given: Any, batch: Batch) -> dict[str, Tensor]:
         prefix = kind.removesuffix("hidden_states").removesuffix("_")
         for number, one in enumerate(states):
             name = f"{prefix} {number}".strip()
-            # What a prompt or prefix put in front is no token of the row.
-            layers[name] = one.flatten(0, 1) if mask is None else one[:, -mask.shape[1] :][mask]
+            layers[name] = one.flatten(0, 1) if mask is None else one[mask]
     if not layers:
         raise ValueError(f"{type(given).__name__} holds no hidden states")
     return layers

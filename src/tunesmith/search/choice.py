@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.contracts import Interval
+from tunesmith.evaluate.intervals import percentiles
 from tunesmith.seeds import mix
 
 Status = Literal["within", "worse", "unknown"]
@@ -167,17 +168,9 @@ def cheapest(standings: Mapping[str, Standing], costs: Mapping[str, float], rule
 
 def _quality(one: Scored, rules: Rules) -> Interval:
     drawn = one.drawn.mean(axis=0) + luck(one.points, len(one.drawn.T), rules.seed)
-    return _interval(float(one.points.mean()), drawn.clip(*rules.limits), rules.level)
+    return percentiles(float(one.points.mean()), drawn.clip(*rules.limits), rules.level)
 
 
 def _gap(one: Scored, best: Scored, rules: Rules) -> Interval:
     drawn = (one.drawn - best.drawn).mean(axis=0) + luck(one.points - best.points, len(one.drawn.T), rules.seed)
-    return _interval(float((one.points - best.points).mean()), drawn, rules.level)
-
-
-def _interval(value: float, drawn: NDArray[np.float64], level: float) -> Interval:
-    defined = drawn[~np.isnan(drawn)]
-    if not len(defined):
-        return Interval(value, math.nan, math.nan, level)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), level)
+    return percentiles(float((one.points - best.points).mean()), drawn, rules.level)

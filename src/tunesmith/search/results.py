@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.contracts import Interval
+from tunesmith.evaluate.intervals import plain
 from tunesmith.figures import figures, interval
 from tunesmith.recipe import Recipe
 from tunesmith.run import Run
@@ -170,8 +170,8 @@ def _shown(
     rows = {row["name"]: row for row in found["methods"]}
     for name, one in standing.items():
         rows[name] |= {
-            "quality": _plain(one.quality),
-            "gap": None if one.gap is None else _plain(one.gap),
+            "quality": plain(one.quality),
+            "gap": None if one.gap is None else plain(one.gap),
             "p_within": one.p_within,
             "p_worse": one.p_worse,
             "status": one.status,
@@ -260,8 +260,3 @@ def _notes(found: Mapping[str, Any], options: CompareOptions) -> list[str]:
     if any(row["failed"] for row in found["methods"]):
         notes.append("a method of which a trial failed takes no part in the tests")
     return notes
-
-
-def _plain(found: Interval) -> dict[str, float | None]:
-    values = {"value": found.value, "low": found.low, "high": found.high}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -52,7 +52,9 @@ def read_variants(texts: Iterable[str], recipe: Recipe) -> list[Variant]:
     for text in texts:
         where = f"--methods, {shown(text)[1:-1]}"
         settings = _settings(text, where, recipe)
-        made = recipe_from({**recipe.as_mapping(), "method": settings}, where)
+        values = recipe.as_mapping()
+        values["deploy"]["formats"] = ["auto"]  # as every trial has it
+        made = recipe_from({**values, "method": settings}, where)
         settings = made.as_mapping()["method"]
         same = next((other.text for other in found if other.settings == settings), None)
         if same is not None:
