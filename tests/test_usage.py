@@ -44,6 +44,8 @@ KINDS = [
     ("gpt2", "chat", "full", {}),
     ("llama", "chat", "lora", {"specimen": 1}),
     ("bart", "chat", "full", {}),
+    ("gpt2", "chat", "lora", {"model": {"quantise": "nf4"}}),
+    ("bert", "classification", "prompt", {"model": {"quantise": "int8"}}),
 ]
 """Each kind of head, as a full model and as an adapter, with each way of using it that has code of its own."""
 

@@ -44,7 +44,8 @@ class Bench:
         settings = TrainOptions(**{"epochs": 1, "batch_size": 4, "learning_rate": 2e-3, "warmup": 0, **options})
         assert settings.learning_rate is not None
         plan = make_plan(settings, rows=len(self.data), seed=3, peak=settings.learning_rate, precision="float32")
-        return Course(self.task, self.data, self.padding, plan, world, weights)
+        own = self.adapted
+        return Course(self.task, self.data, self.padding, plan, world, weights, own.penalties, tend=own.tend)
 
     def state(self, course: Course) -> State:
         optimiser = make_optimiser(self.adapted.model, self.adapted, course.plan.options)
@@ -65,10 +66,10 @@ def opened(folder: Path, family_kind: str, auto_class: str) -> Foundation:
 
 
 def bench(folder: Path, family_kind: str, task_kind: str, method_kind: str, **more: Any) -> Bench:
-    """A bench in `folder`. more: `specimen` (its number), `method` and `task` options, `dropout`."""
+    """A bench in `folder`. more: `specimen` (its number), `method`, `task` and `model` options, `dropout`."""
     if not (folder / "config.json").exists():
         model_folder(family_kind, folder)
-    foundation = open_foundation(ModelOptions(name=str(folder)), Path("."))
+    foundation = open_foundation(ModelOptions(name=str(folder), **more.get("model", {})), Path("."))
     kind = TASKS.load(task_kind)
     specimen = kind.specimens[more.get("specimen", 0)]
     task = kind(**{**specimen.options, **more.get("task", {})})

@@ -38,6 +38,9 @@ def require_heads(foundation: Foundation, task: Task, method: Method) -> None:
             where = f"task.tasks.{name}" if name else "task"
             raise UserError(where, f"cannot use {family} models such as {foundation.card.name}", "choose another model")
         supported(foundation, part.auto_class(family))
+        if foundation.quantise is not None and not method.quantises:
+            found = "holds the base in few bits, which this method cannot use"
+            raise UserError("model.quantise", found, "use method: lora, or leave the key out")
         method.check(skeleton(foundation.config, part.auto_class(family)), family, part.auto_class(family))
     for part in parts.values():
         fit_tokenizer(foundation, part.auto_class(family))
@@ -60,7 +63,9 @@ def adapted_model(foundation: Foundation, task: Task, method: Method, setting: S
     head = tuple(dict.fromkeys(part for one in made.values() for part in one.head))
     notes = dict.fromkeys(note for one in made.values() for note in one.notes)
     rates = model.by_part({name: one.rates for name, one in made.items()})
-    return Adapted(model, trainable, head, tuple(notes), rates, all(one.knows for one in made.values()))
+    first = next(iter(made.values()))  # what the method does beside is done to what the parts share
+    knows = all(one.knows for one in made.values())
+    return Adapted(model, trainable, head, tuple(notes), rates, knows, first.penalties, first.tend)
 
 
 def _one(foundation: Foundation, task: Task, method: Method, setting: Setting) -> Adapted:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+    from torch.optim import Optimizer
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from tunesmith.batch import Batch, Column, Encoded, Example
@@ -84,6 +85,7 @@ class Foundation:
 
     portable_name is what an adapter names as its base: a hub id or a folder's name, never a path.
     grown: of each token that was added to the tokenizer's own the tokens that stood for it before.
+    quantise: in how few bits the linear layers of its blocks are to be held (`nf4`, `int8`).
     """
 
     folder: Path
@@ -92,6 +94,7 @@ class Foundation:
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     grown: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    quantise: str | None = None
 
     @property
     def family(self) -> Family:
@@ -328,7 +331,7 @@ class Adapted:
     trainable: names of the parameters that move. head: names of the modules that the task added.
     notes: what was chosen automatically, to be printed and kept.
     rates: what the learning rate of some parameters is multiplied by. knows: whether the head came with the model and
-    means the task's labels.
+    means the task's labels. penalties: what an update minds beside the loss. tend: what is done after an update.
     """
 
     model: PreTrainedModel | Module
@@ -337,6 +340,30 @@ class Adapted:
     notes: tuple[str, ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
     knows: bool = False
+    penalties: tuple[Penalty, ...] = ()
+    tend: Tend | None = None
+
+
+class Penalty(Protocol):
+    """Something beside the task's loss that pulls at weights."""
+
+    @property
+    def name(self) -> str:
+        """What the journal calls it."""
+
+    @property
+    def undecayed(self) -> frozenset[str]:
+        """The parameters whose decay to zero it takes the place of."""
+
+    def pull(self, model: Module) -> float:
+        """Adds its gradient to that of the parameters, once an update; its value, the same in every process."""
+
+
+class Tend(Protocol):
+    """What a method does after an update, while its gradients are still there."""
+
+    def __call__(self, model: Module, optimiser: Optimizer, step: int, steps: int) -> None:
+        """step: the update, from 1, of so many. What must be known later belongs in the optimiser's state."""
 
 
 class Method(Protocol):
@@ -356,6 +383,9 @@ class Method(Protocol):
     """The function, as `module:name`, that puts an adapter's file on its base; none where PEFT does it alone."""
     narrow: ClassVar[bool]
     """Whether so little moves that even a few rows may be too much to learn by heart."""
+
+    quantises: ClassVar[bool]
+    """Whether the base may be held in few bits."""
 
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
         """Refuses options that this model cannot take, before its weights are read (its tensors hold no values).

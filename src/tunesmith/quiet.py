@@ -18,6 +18,8 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)
             # PEFT doubles the rank of experts' fused weights by itself, and then warns that nothing has their name.
             warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+            # PEFT sets it right by itself, for a base in few bits and for the same one as it is.
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
             yield
     finally:
         logging.set_verbosity(level)

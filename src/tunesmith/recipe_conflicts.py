@@ -54,6 +54,11 @@ def conflicts_of(recipe: "Recipe") -> list[InitErrorDetails]:
         add(("deploy", "formats"), "adapter", "this method leaves no adapter; use safetensors, or method: lora, say")
     if "safetensors" in recipe.deploy.formats and not recipe.method.merges:
         add(("deploy", "formats"), "safetensors", "no plain model can hold what this method learns; use adapter")
+    if recipe.model.quantise == "int8" and "safetensors" in recipe.deploy.formats:
+        found = "a base in int8 rounds what comes into its layers, and no plain model does; use adapter, or nf4"
+        add(("deploy", "formats"), "safetensors", found)
+    if recipe.model.quantise is not None and getattr(recipe.method, "init", None) == "pissa":
+        add(("method", "init"), "pissa", "changes the base's weights, which model.quantise holds in few bits")
     if recipe.train.unfreeze is not None and recipe.method.artifact == "adapter":
         found = "the blocks stay as they are under this method; leave the key out, or use method: full"
         add(("train", "unfreeze"), recipe.train.unfreeze, found)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tunesmith.adapt.lora import START
 from tunesmith.batch import DRAWN, Encoded
-from tunesmith.contracts import Adapted, Foundation, Record, Task
+from tunesmith.contracts import Adapted, Foundation, Penalty, Record, Task
 from tunesmith.elsewhere import Elsewhere, Read, digest, read_rows, require_rows
 from tunesmith.errors import UserError
 from tunesmith.evaluate.metrics import find, worth
@@ -28,7 +28,7 @@ from tunesmith.retain.ewc import Asked, ewc, fisher
 from tunesmith.retain.interpolate import Point, blend, choose
 from tunesmith.retain.l2_sp import l2_sp
 from tunesmith.retain.pull import anchors
-from tunesmith.train.penalties import Penalty, Tutor
+from tunesmith.train.tutor import Tutor
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ METHODS = Catalog(
     "method",
     full="tunesmith.adapt.full:Full",
     lora="tunesmith.adapt.lora:LoRA",  # recipe: {kind: lora, rank: 8}
+    adalora="tunesmith.adapt.adalora:AdaLoRA",
     head="tunesmith.adapt.head:Head",
     partial="tunesmith.adapt.partial:Partial",
     bitfit="tunesmith.adapt.partial:BitFit",

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
@@ -13,11 +14,14 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tunesmith.adapt.layers import block_layers, chosen, leaf_names, sizes, tables, transposed
+from tunesmith.adapt.quantised import dequantised, is_quantised
 from tunesmith.contracts import Adapted, Codec, Family
 from tunesmith.errors import UserError
 from tunesmith.options import Options
 from tunesmith.quiet import quiet
 
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""The files that PEFT writes."""
 TASK_TYPES = {
     "ForSequenceClassification": TaskType.SEQ_CLS,
     "ForTokenClassification": TaskType.TOKEN_CLS,
@@ -40,6 +44,7 @@ class MethodOptions(Options):
     merges: ClassVar[bool] = True
     loader: ClassVar[str] = ""
     narrow: ClassVar[bool] = False
+    quantises: ClassVar[bool] = False
 
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
         """Every model will do."""
@@ -67,6 +72,8 @@ class MethodOptions(Options):
 
 class PeftMethod(MethodOptions):
     """A method whose layers, files and merging are PEFT's."""
+
+    quantises: ClassVar[bool] = True
 
     @abstractmethod
     def configuration(self, model: PreTrainedModel, family: Family, common: Mapping[str, Any]) -> PeftConfig:
@@ -101,9 +108,22 @@ class PeftMethod(MethodOptions):
         if not isinstance(model, PeftModel):
             raise TypeError(f"{type(model).__name__} holds no adapter")
         self.require_merging()
+        if is_quantised(model):
+            model = self._over_plain(model)
         _put_heads_in_place(model)
         merged: PreTrainedModel = model.merge_and_unload()
         return merged
+
+    def _over_plain(self, model: PeftModel) -> PeftModel:
+        """The same adapter over plain weights, into which it can be merged without their being rounded once more."""
+        base: Any = model.get_base_model()
+        if getattr(base, "is_loaded_in_8bit", False):
+            found = "a base in int8 rounds what comes into its layers, and no plain model does"
+            raise UserError("deploy.formats", found, "use adapter, or model.quantise: nf4")
+        with TemporaryDirectory() as folder, quiet():
+            self.save(model, Path(folder))
+            base.is_loaded_in_4bit = False  # or (IA)³ would not be taken off
+            return PeftModel.from_pretrained(dequantised(model.unload()), folder)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_adapter(model, folder)

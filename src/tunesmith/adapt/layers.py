@@ -102,8 +102,8 @@ def sizes(layer: nn.Module) -> tuple[int, int]:
 
 
 def transposed(layers: Iterable[nn.Module]) -> bool:
-    """Whether layers hold their weights as [inputs, outputs], as GPT-2's do."""
-    return any(isinstance(layer, Conv1D) for layer in layers)
+    """Whether layers hold their weights as [inputs, outputs], as GPT-2's do, or would if not held in few bits."""
+    return any(isinstance(layer, Conv1D) or getattr(layer, "source_cls", None) is Conv1D for layer in layers)
 
 
 def tables(model: PreTrainedModel) -> list[str]:

@@ -13,12 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.base import TargetedMethod, require_rank, said_of
+from tunesmith.adapt.base import CONFIG, WEIGHTS, TargetedMethod, require_rank, said_of
 from tunesmith.adapt.layers import leaf_names, pattern_of, transposed
 from tunesmith.contracts import Adapted, Codec, Family
 from tunesmith.errors import UserError, nearest
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 START = "tunesmith_start"
 """Where a model whose base was changed by the beginning keeps what its adapter began with."""
 INIT: Mapping[str, Any] = {"zero": True, "gaussian": "gaussian", "orthogonal": "orthogonal", "pissa": "pissa"}

@@ -20,6 +20,7 @@ class _Product(TargetedMethod):
     """What both have in common."""
 
     learning_rate: ClassVar[float] = 1e-3
+    quantises: ClassVar[bool] = False
 
     rank: int = Field(8, ge=1, description="Rank of the factors.")
     alpha: float | None = Field(None, gt=0, description="The change is scaled by alpha / rank; None: the rank itself.")

@@ -80,6 +80,8 @@ def write_adapter(parcel: Parcel, folder: Path) -> None:
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
     config_of_base = copy.deepcopy(base.config)
+    if hasattr(config_of_base, "quantization_config"):  # which would be taken for what its file holds
+        del config_of_base.quantization_config
     if parcel.foundation.grown:  # as the base's file has it; whoever loads it makes room for the new tokens
         config_of_base.get_text_config().vocab_size = parcel.foundation.config.get_text_config().vocab_size
     config_of_base.save_pretrained(folder)
@@ -108,5 +110,6 @@ def _note(kind: str, parcel: Parcel) -> dict[str, object]:
         "base_sha256": card.weights_sha256,
         "max_tokens": parcel.max_tokens,
         **({"loader": parcel.method.loader} if kind == "adapter" and parcel.method.loader else {}),
+        **({"quantised": parcel.quantised} if kind == "adapter" and parcel.quantised else {}),
         **({"vocabulary": parcel.foundation.embedded} if parcel.foundation.grown else {}),
     }

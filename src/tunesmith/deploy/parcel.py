@@ -8,6 +8,16 @@ from torch import Tensor, nn
 
 from tunesmith.contracts import Foundation, Method, Record, Task
 
+FEW_BITS = (
+    "load_in_4bit",
+    "load_in_8bit",
+    "bnb_4bit_quant_type",
+    "bnb_4bit_use_double_quant",
+    "bnb_4bit_compute_dtype",
+    "llm_int8_skip_modules",
+)
+"""What of `BitsAndBytesConfig` decides which numbers a base in few bits stands for."""
+
 
 @dataclass(frozen=True)
 class Golden:
@@ -43,6 +53,17 @@ class Parcel:
     @property
     def auto_class(self) -> str:
         return self.task.auto_class(self.foundation.family)
+
+    @property
+    def quantised(self) -> dict[str, Any] | None:
+        """What `BitsAndBytesConfig` is told where an adapter's base is loaded, in plain values; None for a base that is
+        held as it is."""
+        model: Any = self.model
+        found = getattr(model.config, "quantization_config", None)
+        if found is None:
+            return None
+        told = found.to_dict()
+        return {key: told[key] for key in FEW_BITS if key in told}
 
     @property
     def loader(self) -> str:

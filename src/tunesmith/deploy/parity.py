@@ -43,6 +43,7 @@ def check_parity(folder: Path, kind: str, parcel: Parcel) -> dict[str, Any]:
             "base": str(parcel.foundation.folder),
             "auto_class": parcel.auto_class,
             "loader": parcel.loader,
+            "quantised": parcel.quantised,
             "vocabulary": parcel.foundation.embedded if parcel.foundation.grown else None,
         }
         (work / "request.json").write_text(json.dumps(request))

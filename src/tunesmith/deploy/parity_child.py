@@ -51,7 +51,10 @@ def main(work: Path) -> None:
             module, _, name = request["loader"].partition(":")
             load = getattr(importlib.import_module(module), name)
         config = transformers.AutoConfig.from_pretrained(request["artifact"])
-        base = auto.from_pretrained(request["base"], config=config, dtype=torch.float32)
+        given = {"config": config, "dtype": torch.float32}
+        if request["quantised"] is not None:
+            given["quantization_config"] = transformers.BitsAndBytesConfig(**request["quantised"])  # type: ignore[no-untyped-call]
+        base = auto.from_pretrained(request["base"], **given)
         if request["vocabulary"] is not None:
             base.resize_token_embeddings(request["vocabulary"], mean_resizing=False)
         model = load(base, request["artifact"])

@@ -1,6 +1,7 @@
 """A saved model that answers rows."""
 
 import importlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -158,15 +159,19 @@ def _adapted(folder: Path, note: Mapping[str, Any], find_base: BaseFinder) -> nn
     if module.startswith("tunesmith.adapt.") and name == "load":  # a file does not say which other code is run
         load = getattr(importlib.import_module(module), name)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    base = _load(note["auto_class"], find_base(note["base"], note["base_revision"]), config)
+    base = _load(note["auto_class"], find_base(note["base"], note["base_revision"]), config, note.get("quantised"))
     with quiet():
         if "vocabulary" in note:
             base.resize_token_embeddings(note["vocabulary"], mean_resizing=False)
         return load(base, str(folder))
 
 
-def _load(auto_class: str, folder: Path, config: Any) -> Any:
+def _load(auto_class: str, folder: Path, config: Any, quantised: Mapping[str, Any] | None = None) -> Any:
     given = {} if config is None else {"config": config}
+    if quantised is not None:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise UserError(str(folder), "is held in few bits, which needs bitsandbytes", "pip install bitsandbytes")
+        given["quantization_config"] = transformers.BitsAndBytesConfig(**quantised)  # type: ignore[no-untyped-call]
     with quiet():
         return getattr(transformers, auto_class).from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, **given

@@ -41,7 +41,8 @@ def _configs(kind: str, parcel: Parcel) -> list[str]:
     """The configurations that an adapter brings for its base."""
     if kind != "adapter":
         return []
-    return ["AutoConfig", *(["GenerationConfig"] if _writes(parcel) else [])]
+    few = ["BitsAndBytesConfig"] if parcel.quantised else []
+    return ["AutoConfig", *few, *(["GenerationConfig"] if _writes(parcel) else [])]
 
 
 def _loading(kind: str, parcel: Parcel) -> list[str]:
@@ -53,7 +54,9 @@ def _loading(kind: str, parcel: Parcel) -> list[str]:
     return [
         f'folder = "{FOLDER}"',
         f"base = {parcel.foundation.portable_name!r}",
-        f"model = {auto}.from_pretrained(base, config=AutoConfig.from_pretrained(folder))",
+        *([f"few = BitsAndBytesConfig(**{parcel.quantised})"] if parcel.quantised else []),
+        f"model = {auto}.from_pretrained(base, config=AutoConfig.from_pretrained(folder)"
+        f"{', quantization_config=few' if parcel.quantised else ''})",
         *(
             [f"model.resize_token_embeddings({parcel.foundation.embedded}, mean_resizing=False)"]
             if parcel.foundation.grown

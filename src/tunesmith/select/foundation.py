@@ -16,6 +16,7 @@ from tunesmith.contracts import Card, Family, Foundation
 from tunesmith.errors import UserError
 from tunesmith.quiet import quiet
 from tunesmith.select.options import ModelOptions
+from tunesmith.select.quantise import require_quantising
 from tunesmith.select.safety import check_folder, tensor_sizes, weight_files
 from tunesmith.select.source import find_source
 
@@ -51,6 +52,8 @@ ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 def open_foundation(options: ModelOptions, base: Path) -> Foundation:
     """The model that `options` names, without its weights. Raises UserError for one that cannot be used safely."""
+    if options.quantise is not None:
+        require_quantising()
     source = find_source(options, base)
     check_folder(source.folder)
     files = weight_files(source.folder)
@@ -85,7 +88,7 @@ def open_foundation(options: ModelOptions, base: Path) -> Foundation:
         languages=languages,
         weights_sha256=_digest(files),
     )
-    return Foundation(source.folder, source.portable_name, card, config, tokenizer, grown)
+    return Foundation(source.folder, source.portable_name, card, config, tokenizer, grown, options.quantise)
 
 
 def _grow(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> dict[int, tuple[int, ...]]:

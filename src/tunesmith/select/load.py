@@ -16,6 +16,7 @@ from tunesmith.contracts import VOCABULARY_HEADS, Foundation
 from tunesmith.errors import UserError
 from tunesmith.quiet import quiet
 from tunesmith.select.foundation import supported
+from tunesmith.select.quantise import quantised
 
 BACKBONE = re.compile(r"\.\d+\.|embed")
 """Names of weights in repeated blocks and embeddings, which only pre-training gives."""
@@ -161,7 +162,8 @@ def _read(foundation: Foundation, auto_class: str, config: PretrainedConfig) -> 
         return model, found
     if _lost(model, found):
         backbone, inside = _from_file(foundation, "AutoModel", config)
-        getattr(model, model.base_model_prefix).load_state_dict(backbone.state_dict())
+        backbone.config = model.config
+        setattr(model, model.base_model_prefix, backbone)
         prefix = f"{model.base_model_prefix}."
         for kind in ("missing_keys", "mismatched_keys"):
             beside = [key for key in found[kind] if not key.startswith(prefix)]
@@ -181,6 +183,7 @@ def _from_file(
         local_files_only=True,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
+        **quantised(foundation.quantise, config, auto_class),
     )
     other = [key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]]
     return model, {**found, "mismatched_keys": other}
@@ -260,5 +263,11 @@ def _notes(model: PreTrainedModel, found: Mapping[str, Any]) -> tuple[str, ...]:
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """All parameters and those that move, each counted once."""
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = sum(_count(parameter) for parameter in model.parameters())
     return total, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _count(parameter: nn.Parameter) -> int:
+    """How many numbers a parameter stands for; of those of four bits a byte holds two."""
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else int(packed.shape.numel())

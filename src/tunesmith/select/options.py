@@ -1,5 +1,7 @@
 """What a recipe can say about its model."""
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from tunesmith.options import Options
@@ -13,6 +15,11 @@ class ModelOptions(Options):
     new_tokens: tuple[str, ...] = Field(
         (),
         description="Words that become tokens of their own, each beginning as the mean of the tokens that it was.",
+    )
+    quantise: Literal["nf4", "int8"] | None = Field(
+        None,
+        description="Hold the linear layers of the blocks in few bits, under a method that leaves an adapter. nf4: "
+        "four (QLoRA, arXiv:2305.14314). int8: eight, and what comes in is rounded as well (arXiv:2208.07339).",
     )
     download: bool = Field(False, description="Fetch a hub id that is not in the local cache.")
 

@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tunesmith.batch import Batch, Encoded, Padding
-from tunesmith.contracts import Step, Task, parts_of
+from tunesmith.contracts import Penalty, Step, Task, Tend, parts_of
 from tunesmith.errors import TrainingStopped
 from tunesmith.forward import autocast, batch_of, called, forward
 from tunesmith.seeds import mix
 from tunesmith.train.order import STEP_COST_TOKENS, Mixed, Order, micro_batches, runs, share
-from tunesmith.train.penalties import Penalty, Tutor
 from tunesmith.train.plan import Plan
+from tunesmith.train.tutor import Tutor
 from tunesmith.world import World
 
 OVERFLOWS = 20
@@ -40,7 +40,7 @@ class Course:
     """What training follows: the task, its encoded rows, how they are padded and drawn, the plan, the world.
 
     penalties, tutor: what else than the task's loss an update minds. replayed: how many of the rows, at their end, are
-    earlier ones that are mixed in, and their share.
+    earlier ones that are mixed in, and their share. tend: what is done after each update.
     """
 
     task: Task
@@ -52,6 +52,7 @@ class Course:
     penalties: Sequence[Penalty] = ()
     tutor: Tutor | None = None
     replayed: tuple[int, float] | None = None
+    tend: Tend | None = None
 
     @property
     def undecayed(self) -> frozenset[str]:
@@ -175,6 +176,8 @@ def _update(state: State, model: nn.Module, course: Course) -> Step | None:
         _refuse(state, course, batches, f"gradient norm is {norm}")
     else:
         state.optimiser.step()
+    if course.tend is not None:
+        course.tend(state.model, state.optimiser, state.step + 1, plan.steps)
     state.optimiser.zero_grad(set_to_none=True)
     state.step += 1
     epoch = state.step / plan.steps_per_epoch

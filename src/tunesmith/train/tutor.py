@@ -1,4 +1,4 @@
-"""What an update may mind beside the task's loss: pulls of weights, and what another model gives for the same rows."""
+"""What an update may mind beside the task's loss: what another model gives for the same rows."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -8,21 +8,6 @@ from torch.nn import Module
 
 from tunesmith.batch import Batch
 from tunesmith.contracts import Task
-
-
-class Penalty(Protocol):
-    """Something beside the task's loss that holds weights to what they were."""
-
-    @property
-    def name(self) -> str:
-        """What the journal calls it."""
-
-    @property
-    def undecayed(self) -> frozenset[str]:
-        """The parameters whose decay to zero it takes the place of."""
-
-    def pull(self, model: Module) -> float:
-        """Adds its gradient to that of the parameters, once an update; its value, the same in every process."""
 
 
 class Tutor(Protocol):
