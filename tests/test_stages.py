@@ -525,6 +525,78 @@ def test_a_gate_can_look_at_general_texts(place: Path, tmp_path: Path) -> None:
         )
 
 
+@pytest.fixture(scope="module")
+def probed(place: Path) -> Run:
+    """A stage of two steps with probes of every kind that a gate can look at; the next one is let through by one."""
+    lines(place / "texts.jsonl", [{"text": f"good morning kind shop {n}"} for n in range(6)])
+    source = str(place / "texts.jsonl")
+    probes = [{"name": "states"}, {"name": "a text", "kind": "general", "source": source}]
+    kept = {"resamples": 100, "general": source, "probes": probes}
+    few = {"model": str(place / "gpt2"), "train": {**FAST, "max_steps": 2}}
+    first = {**DOMAIN, "evaluate": kept, "gate": {"metric": "probe/states", "most_lost": 1.0}}
+    unknown = {"name": "old rows", "kind": "own", "source": str(place / "moody.jsonl")}
+    second = {**INTENT, "evaluate": {"resamples": 100, "probes": [unknown]}}
+    return api.run(staged(place, first, second, **few), folder=place / "probed")
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher"), [("probe/states", True), ("probe/a text", False), ("general/perplexity", False)]
+)
+def test_a_gate_bounds_what_a_stage_has_lost(metric: str, higher: bool, probed: Run) -> None:
+    own = stage(probed, 1)
+    found = own.read_json("evaluation.json")
+    drift, texts = found["retention"]
+    one = {"probe/a text": texts, "general/perplexity": found["general"]}.get(metric, drift)
+    before, after = 1.0, drift["cka"]
+    if one is not drift:
+        before, after = (one["metrics"]["perplexity"][when]["value"] for when in ("before", "after"))
+    lost = before - after if higher else after - before
+    assert abs(lost) > 1e-6, "two steps of this rate leave nothing as it was"
+    known = judged(Gate(metric=metric, most_lost=1e9), own)
+    assert (known.value, known.baseline) == (after, before)
+    assert ("worse than before" in known.said) is (lost > 0)
+    assert judged(Gate(metric=metric, most_lost=0.0), own).passed is (lost <= 0)
+    for bound, passed in ((abs(lost) * 1.01, True), (abs(lost) * 0.99, lost < 0)):
+        assert judged(Gate(metric=metric, most_lost=bound), own).passed is passed
+    assert judged(Gate(metric=metric, at_least=after), own).passed
+    assert not judged(Gate(metric=metric, at_least=after * 1.01), own).passed
+    assert judged(Gate(metric=metric, at_most=after), own).passed
+    assert not judged(Gate(metric=metric, at_most=after * 0.99), own).passed
+
+
+def test_a_chain_goes_on_past_a_probe_that_is_kept_and_stops_at_one_that_is_not(
+    probed: Run, place: Path, tmp_path: Path
+) -> None:
+    assert probed.state == "complete"
+    gate = probed.read_json("stages.json")["stages"][0]["gate"]
+    assert (gate["metric"], gate["passed"], gate["baseline"]) == ("probe/states", True, 1.0)
+    strict = {**MOOD, "evaluate": {"resamples": 100, "probes": [{"name": "states"}]}, "train": {"max_steps": 2}}
+    strict["gate"] = {"metric": "probe/states", "at_least": 1.0, "most_lost": 0.0}
+    said = r"stage mood did not pass its gate: probe/states is 0\.\d+ on \d+ tokens, .* worse than before the stage; "
+    with pytest.raises(CheckFailed, match=rf"{said}at least 1 is wanted; at most 0 may be lost"):
+        api.run(staged(place, strict, INTENT), folder=tmp_path / "run")
+    assert Run.open(tmp_path / "run").state == "stopped"
+    assert not (tmp_path / "run/stages/2-intent").exists()
+
+
+def test_a_probe_that_the_model_could_not_answer_before_has_nothing_to_lose(probed: Run) -> None:
+    own = stage(probed, 2)
+    assert judged(Gate(metric="probe/old rows", at_least=0.0), own).passed
+    with pytest.raises(UserError, match=r"what probe/old rows was before this stage: the model did not know"):
+        judged(Gate(metric="probe/old rows", most_lost=1.0), own)
+
+
+def test_a_gate_judges_the_weights_that_interpolation_took(place: Path, tmp_path: Path) -> None:
+    back = {**MOOD, "task": {**MOOD["task"], "metric": None}, "retain": {"interpolate": {"steps": 2, "margin": 1.0}}}
+    run = api.run(staged(place, {**back, "train": {"max_steps": 4}}), folder=tmp_path / "run")
+    own = stage(run, 1)
+    curve = own.read_json("interpolation.json")
+    assert curve["taken"] == 0, "any score is near enough"
+    assert judged(Gate(at_least=0.0), own).value == curve["curve"][0]["score"]
+    with pytest.raises(UserError, match=r"were judged by accuracy alone; judge the stage by accuracy, or leave"):
+        judged(Gate(metric="loss", at_most=1e9), own)
+
+
 # what is refused before anything starts
 
 
@@ -583,9 +655,30 @@ def test_a_setting_goes_over_every_stage_or_over_the_one_that_it_names(tmp_path:
         ("label: label", "lable: x", "line 9, stages.intent.task: unknown key 'lable'; did you mean 'label'?"),
         ("at_most: 10", "at_mst: 10", "line 7, stages.domain.gate: unknown key 'at_mst'; did you mean 'at_most'?"),
         ("at_most: 10", "at_most: ten", "line 7, stages.domain.gate.at_most: found 'ten', expected a number or null"),
-        (", at_most: 10", "", "line 7, stages.domain.gate: lets everything through; write at_least, at_most or gain"),
+        (", at_most: 10", "", "line 7, stages.domain.gate: lets everything through; write at_least, at_most, gain or"),
         ("perplexity", "f1", "line 7, stages.domain.gate: metric 'f1' is not measured; known: bits_per_byte, loss"),
         ("perplexity", "general/perplexity", "stages.domain.gate: general/perplexity needs texts; name them with"),
+        (
+            "perplexity",
+            "probe/states",
+            "line 7, stages.domain.gate: 'probe/states' needs a probe of this stage; name it",
+        ),
+        (
+            "perplexity, at_most: 10}",
+            "probe/sates, most_lost: 0}\n    evaluate: {probes: [{name: states}]}",
+            "line 7, stages.domain.gate: this stage has no probe 'sates'; did you mean 'states'?",
+        ),
+        (
+            "perplexity, at_most: 10}",
+            "probe/a, gain: 0}\n    evaluate: {probes: [{name: a}]}",
+            "line 7, stages.domain.gate: gain is for metrics of the task; probes take at_least, at_most or most_lost",
+        ),
+        (
+            "perplexity, at_most: 10}",
+            "probe/a, at_most: 1}\n    evaluate: {probes: [{name: a}]}\n    data: {validation: 0, test: 0.2}",
+            "line 7, stages.domain.gate: probe 'a' would look at rows that judge; give it a source, or set data",
+        ),
+        ("at_most: 10", "most_lost: 10", "line 7, stages.domain.gate: most_lost is for general texts and probes;"),
         ("validation: 0.2", "validation: 0", "stages.domain.gate: is judged on the validation rows while training"),
         ("batch_size: 4", "batch_sze: 4", "line 3, train: unknown key 'batch_sze'; did you mean 'batch_size'?"),
         ("    task: language\n", "", "line 5, stages.domain: key 'task' is missing"),
