@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from test_numbers import BOUND, float64_bench, in_groups
-from test_pipeline import Screen, lines, recipe, rows
+from test_pipeline import Screen, house, lines, recipe, rows
 from tiny import model_folder
 from tunesmith import api
 from tunesmith.contracts import Family
@@ -36,17 +36,15 @@ from tunesmith.train.order import Mixed, Order
 from tunesmith.world import World
 from workshop import CPU, Bench, bench
 
+__all__ = ["house"]
 RATE = 0.05
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny models and rows."""
-    folder = tmp_path_factory.mktemp("place")
-    for kind in ("bert", "llama", "t5"):
-        model_folder(kind, folder / kind)
-    lines(folder / "rows.jsonl", rows(48))
-    return folder
+def place(house: Path) -> Path:
+    """The house with a decoder whose embeddings are not its output layer."""
+    model_folder("llama", house / "llama")
+    return house
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,8 @@ def _probed(run: Run, name: str) -> Measured:
         found = f"probe {shown(name)} had no validation rows to look at"
         raise UserError(named(run.folder), found, "give the stage more rows, or the probe a source of its own")
     if entry["kind"] == "drift":
-        return Measured(entry["cka"], True, f"{entry['tokens']} tokens", 1.0)
+        drifted = {"after": {"value": entry["cka"]}, "before": {"value": 1.0}}
+        return _compared(run, drifted, "cka", f"{entry['tokens']} tokens")
     metric, found = next(iter(entry["metrics"].items()))
     return _compared(run, found, metric, f"{entry['rows']} rows ({metric})")
 
@@ -138,7 +139,7 @@ def _compared(run: Run, found: Mapping[str, Any], metric: str, on: str) -> Measu
     before, after = found.get("before", {}).get("value"), found["after"]["value"]
     if after is None:
         raise UserError(named(run.folder), f"{metric} is not defined on {on}", "judge the stage by another metric")
-    return Measured(after, find(metric).higher_is_better, on, before)
+    return Measured(after, metric == "cka" or find(metric).higher_is_better, on, before)
 
 
 def _baseline(run: Run, metric: str) -> tuple[str, float]:

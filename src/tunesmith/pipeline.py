@@ -39,7 +39,7 @@ from tunesmith.house import House, Prepared, Screen
 from tunesmith.prepare.audit import picture
 from tunesmith.prepare.corpus import file_hashes, read_corpus, without
 from tunesmith.prepare.encode import encode_corpus, lengths
-from tunesmith.probing import Probe, lost, opened, require_probes, watch
+from tunesmith.probing import Probe, lost, opened, require_masked_head, require_probes, watch
 from tunesmith.quiet import quiet
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
@@ -140,6 +140,7 @@ def select(house: House) -> Foundation:
     foundation = open_foundation(house.recipe.model, house.base)
     card = foundation.card
     require(house, foundation)
+    require_masked_head(house, foundation)
     house.screen.say(
         f"{card.name}: {card.family} ({card.model_type}), {card.parameters / 1e6:.1f} M parameters, "
         f"{card.context_tokens} tokens of context, licence {card.licence or 'not stated'}"
