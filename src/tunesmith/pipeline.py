@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.adapting import Setting, adapted_model, require_heads
+from tunesmith.adapting import Setting, adapted_model, require_heads, require_new_tokens
 from tunesmith.answering import (
     answered,
     choose,
@@ -151,12 +151,15 @@ def select(house: House) -> Foundation:
 
 def require(house: House, foundation: Foundation) -> None:
     """Refuses what the model or this machine cannot do, before weights are read. Raises UserError."""
-    require_heads(foundation, house.recipe.task, house.recipe.method)
+    recipe = house.recipe
+    require_heads(foundation, recipe.task, recipe.method)
+    if recipe.model.new_tokens:  # of a later stage they are old ones
+        require_new_tokens(foundation, recipe.task, recipe.method)
     require_packing(house, foundation)
     require_general(house, foundation)
     require_retention(house, foundation)
     require_probes(house, foundation)
-    require_trackers(house.recipe.train.trackers)
+    require_trackers(recipe.train.trackers)
 
 
 def prepare(house: House, foundation: Foundation) -> Prepared:
