@@ -82,15 +82,12 @@ class ChatOptions:
 
     template: a name of TEMPLATES or a Jinja text; None for the tokenizer's own, `plain` where it has none.
     variables: what the template is given besides (`enable_thinking`, say). fold_system: where a template has no system
-    turn, its text becomes the start of the first user turn, instead of a refused row. text_tokens: added tokens that
-    texts may spell (`<answer>`, say). grade_empty_reasoning: an empty reasoning block of the template is learned, too.
+    turn, its text becomes the start of the first user turn, instead of a refused row.
     """
 
     template: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     fold_system: bool = False
-    text_tokens: tuple[str, ...] = ()
-    grade_empty_reasoning: bool = False
 
 
 @dataclass(frozen=True)
@@ -266,11 +263,7 @@ def chat_format(
         template = "plain"
     if template is not None and "{" not in template:
         template = named_template(tokenizer, template, encoder_decoder=encoder_decoder)
-    for token in options.text_tokens:
-        ends = token in (tokenizer.bos_token, tokenizer.eos_token) or token in (template or _own(tokenizer))
-        if ends or token not in tokenizer.get_added_vocab():
-            raise UserError("text_tokens", f"'{token}' is no added token that a text may spell", "leave it out")
-    control = ControlTokens(tokenizer, template or _own(tokenizer), options.text_tokens)
+    control = ControlTokens(tokenizer, template or _own(tokenizer))
     opening, closing = _wrapping(tokenizer)
     bare = ChatFormat(tokenizer, template, options, control, encoder_decoder, opening, closing)
     traits = _traits(bare)
