@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,7 +138,7 @@ def test_a_database_is_found_from_the_recipe_and_from_the_run(tmp_path: Path, mo
     rows = [{"prompt": f"how many {n}", "solution": f"SELECT {n}"} for n in range(8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     decoding = {"max_new_tokens": 4}
-    recipe = {
+    recipe: dict[str, Any] = {
         "model": "./gpt2",
         "task": {"kind": "code", "language": "sql", "database": "shop.sqlite", "decoding": decoding},
         "data": {"train": "rows.jsonl", "test": 0.3, "cache": False},
@@ -155,6 +156,17 @@ def test_a_database_is_found_from_the_recipe_and_from_the_run(tmp_path: Path, mo
     judged = api.evaluate(run, tmp_path / "rows.jsonl")
     assert judged["metrics"]["execution_accuracy"]["value"] is not None
     assert "trained on" in judged["verdict"]  # the rows and the database are those of the run
+    with sqlite3.connect(tmp_path / "away" / "shop.sqlite") as other:
+        other.executescript("CREATE TABLE t (a INTEGER); INSERT INTO t VALUES (3);")
+    moved = {**recipe, "task": {**recipe["task"], "database": "away/shop.sqlite"}}
+    with pytest.raises(UserError, match="was trained on data"):
+        api.run(moved, folder=run.folder, base=tmp_path)
+    assert run.recipe().task.database == "../../shop.sqlite"  # type: ignore[attr-defined]
+    assert run.state == "complete"
+    shutil.copyfile(tmp_path / "shop.sqlite", tmp_path / "away" / "shop.sqlite")
+    again = api.run(moved, folder=run.folder, base=tmp_path)
+    assert again.recipe().task.database == "../../away/shop.sqlite"  # type: ignore[attr-defined]
+    assert again.state == "complete"
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "codellama", "qwen2", "gemma", "deepseek-v3", "bloom"])

@@ -110,6 +110,9 @@ def _unchanged(house: House) -> bool:
     if sorted(learned.values()) != sorted(offered.values()):
         fix = "name another folder with --run to learn from them"
         raise UserError(named(house.run.folder), "is complete, and its data are not what they were", fix)
+    moved = house.run.offered
+    if moved is not None and moved.task != house.run.recipe().task:
+        return False  # a file that the task names is compared together with the rows
     house.run.settle()
     done = house.run.state == "complete" and house.run.artifact.is_dir()
     if done:
