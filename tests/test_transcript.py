@@ -1,7 +1,9 @@
 """What is graded of a conversation, and that serving sees what training saw, over a zoo of chat formats."""
 
 import json
+import signal
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -484,6 +486,30 @@ def test_a_system_turn_is_refused_or_folded_into_the_users_where_the_template_ha
 def test_a_template_that_cannot_or_may_not_run_is_refused_at_once(template: str) -> None:
     with pytest.raises(UserError, match="chat template"):
         chat_format(tokenizer_of("chatml"), ChatOptions(template))
+
+
+@pytest.mark.parametrize("tried", [True, False])
+def test_a_template_that_does_not_come_to_an_end_is_stopped(tried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.tasks.chat_format.TEMPLATE_SECONDS", 0.3)
+    begin = "" if tried else "{% if 'hang' in messages[0].content %}"
+    loops = f"{begin}{'{% for a in range(99999) %}' * 3}{'{% endfor %}' * 3}{'' if tried else '{% endif %}'}"
+    before = signal.getsignal(signal.SIGVTALRM)
+    with pytest.raises(UserError, match=r"chat template: cannot be run: 'takes longer than 0.3 seconds'; give another"):
+        prompt_ids(chat_format(tokenizer_of("chatml"), ChatOptions(loops + BARE)), talk(user("hang")))
+    assert signal.getsignal(signal.SIGVTALRM) is before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_templates_run_in_threads_too() -> None:
+    format = chat_format(tokenizer_of("chatml"))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(prompt_ids, format, talk(user("a"))).result() == prompt_ids(format, talk(user("a")))
+
+
+@pytest.mark.parametrize("fault", ["{{ range(10**9) }}", "{{ 'a' * 10**17 }}", "{{ cycler.__init__.__globals__ }}"])
+def test_the_sandbox_of_templates_has_walls(fault: str) -> None:
+    with pytest.raises(UserError, match="chat template"):
+        chat_format(tokenizer_of("chatml"), ChatOptions(fault + BARE))
 
 
 def test_arguments_of_calls_are_given_as_text_where_the_template_joins_them_to_text() -> None:
