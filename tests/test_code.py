@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tunesmith.errors import BadRow, UserError
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.metrics import measure
 from tunesmith.given import Outputs, Predictions, Reply
+from tunesmith.recipe import recipe_from
 from tunesmith.tasks.code import LOST, Code
 from tunesmith.tasks.generation import Generation
 from tunesmith.tasks.replies import continued_ids
@@ -51,6 +52,40 @@ ROWS = [
     {"prompt": "def double(x):\n", "solution": "    return 2 * x", "test": "assert double(4) == 8"},
     {"prompt": "def last(x):\n", "solution": "    return x[-1]", "test": "assert last('ab') == 'b'"},
 ]
+
+
+def judged_references(folder: Path, rows: Sequence[Mapping[str, Any]], task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = {"model": "./none", "task": task, "data": {"train": "rows.jsonl", "validation": 0.2}}
+    found = api.audit(recipe_from(whole), folder)["findings"]
+    return [finding for finding in found if finding["check"] == "references"]
+
+
+def test_right_programs_that_fail_their_own_tests_are_told_by_the_audit(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"def f{n}():\n", "solution": f"    return {n}", "test": f"assert f{n}() == {n}"} for n in range(60)
+    ]
+    task = {"kind": "code", "test": "test"}
+    assert judged_references(tmp_path, rows, task) == []
+    wrong = [{**row, "test": f"assert f{n}() == -1"} if n < 40 else row for n, row in enumerate(rows)]
+    (said,) = judged_references(tmp_path, wrong, task)
+    failed = int(said["message"].partition(" ")[0])
+    assert said["message"] == f"{failed} of 50 right programs that were run fail their own tests"
+    assert 30 <= failed <= 40
+    assert (said["severity"], said["count"]) == ("warning", failed)
+    assert all(int(where.rpartition(" ")[2]) <= 40 for where in said["rows"])
+    assert judged_references(tmp_path, wrong, {"kind": "code"}) == [], "nothing is run without tests"
+
+
+def test_the_audit_says_where_no_program_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.evaluate.sandbox._refusal", lambda: "there are no walls")
+    rows = [{**ROWS[0], "prompt": f"def double(x{n}):\n"} for n in range(6)]
+    (said,) = judged_references(tmp_path, rows, {"kind": "code", "test": "test"})
+    assert said["severity"] == "info"
+    assert (
+        "no right program was run against its tests: this machine cannot close off a program (there are no walls)"
+        in said["message"]
+    )
 
 
 def test_a_program_that_passes_its_tests_counts_and_one_that_does_not_does_not() -> None:

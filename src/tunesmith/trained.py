@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from tunesmith import commit
 from tunesmith.batch import Encoded, padding_for
+from tunesmith.commit import NOTE
 from tunesmith.contracts import Artifact, Corpus, Record, Task, parts_of
 from tunesmith.delivery import card_facts, golden_rows, portable
-from tunesmith.deploy import EXPORTERS, NOTE
+from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.export import export as write_artifact
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.parity import golden
