@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ PLANTED: dict[str, tuple[dict[str, list[Row]], str, str, int, tuple[str, ...]]] 
 
 
 def test_every_check_has_a_planted_flaw() -> None:
-    assert {*PLANTED, "constant"} == set(CHECKS)
+    assert {*PLANTED, "absent", "constant"} == set(CHECKS)
 
 
 @pytest.mark.parametrize("check", list(CHECKS))
@@ -137,6 +138,23 @@ def test_half_a_flaw_is_none(check: str) -> None:
         "characters": {"train": [("tab\t, next\x85, feed\f, line\r\n, soft\u00adhyphen, \ufeff, \u200b", "x")]},
     }
     assert found(check, with_rows(**alike[check])) == []
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_labels_without_a_training_row_are_named(several: bool) -> None:
+    splits = with_rows(test=[("one of them", "z")])
+    if several:
+        splits = {name: [replace(r, target=(r.target,)) for r in rows] for name, rows in splits.items()}
+    task = Classification(labels=("x", "v", "y", "z"), multi_label=several)
+    message = "2 labels of the recipe have no training row, and cannot be learned: 'v', 'z'"
+    assert found("absent", splits, task) == [Finding("absent", "warning", message, 2)]
+
+
+def test_a_kind_of_entity_without_a_training_span_is_named() -> None:
+    task, splits = learned("ner")
+    wider = task.model_copy(update={"labels": (*task.label_names, "place")})
+    (said,) = found("absent", splits, wider)
+    assert said.message.endswith("1 labels of the recipe have no training row, and cannot be learned: 'place'")
 
 
 def scored(*numbers: float) -> dict[str, list[Record]]:

@@ -3,8 +3,9 @@
 import gzip
 import json
 import os
+import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tunesmith.errors import BadRow, UserError
 from tunesmith.evaluate import METRICS
 from tunesmith.evaluate.metrics import measure
 from tunesmith.given import Outputs, Predictions, Reply
+from tunesmith.recipe import recipe_from
 from tunesmith.tasks.code import LOST, Code
 from tunesmith.tasks.generation import Generation
 from tunesmith.tasks.replies import continued_ids
@@ -50,6 +52,40 @@ ROWS = [
     {"prompt": "def double(x):\n", "solution": "    return 2 * x", "test": "assert double(4) == 8"},
     {"prompt": "def last(x):\n", "solution": "    return x[-1]", "test": "assert last('ab') == 'b'"},
 ]
+
+
+def judged_references(folder: Path, rows: Sequence[Mapping[str, Any]], task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = {"model": "./none", "task": task, "data": {"train": "rows.jsonl", "validation": 0.2}}
+    found = api.audit(recipe_from(whole), folder)["findings"]
+    return [finding for finding in found if finding["check"] == "references"]
+
+
+def test_right_programs_that_fail_their_own_tests_are_told_by_the_audit(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"def f{n}():\n", "solution": f"    return {n}", "test": f"assert f{n}() == {n}"} for n in range(60)
+    ]
+    task = {"kind": "code", "test": "test"}
+    assert judged_references(tmp_path, rows, task) == []
+    wrong = [{**row, "test": f"assert f{n}() == -1"} if n < 40 else row for n, row in enumerate(rows)]
+    (said,) = judged_references(tmp_path, wrong, task)
+    failed = int(said["message"].partition(" ")[0])
+    assert said["message"] == f"{failed} of 50 right programs that were run fail their own tests"
+    assert 30 <= failed <= 40
+    assert (said["severity"], said["count"]) == ("warning", failed)
+    assert all(int(where.rpartition(" ")[2]) <= 40 for where in said["rows"])
+    assert judged_references(tmp_path, wrong, {"kind": "code"}) == [], "nothing is run without tests"
+
+
+def test_the_audit_says_where_no_program_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.evaluate.sandbox._refusal", lambda: "there are no walls")
+    rows = [{**ROWS[0], "prompt": f"def double(x{n}):\n"} for n in range(6)]
+    (said,) = judged_references(tmp_path, rows, {"kind": "code", "test": "test"})
+    assert said["severity"] == "info"
+    assert (
+        "no right program was run against its tests: this machine cannot close off a program (there are no walls)"
+        in said["message"]
+    )
 
 
 def test_a_program_that_passes_its_tests_counts_and_one_that_does_not_does_not() -> None:
@@ -137,7 +173,7 @@ def test_a_database_is_found_from_the_recipe_and_from_the_run(tmp_path: Path, mo
     rows = [{"prompt": f"how many {n}", "solution": f"SELECT {n}"} for n in range(8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     decoding = {"max_new_tokens": 4}
-    recipe = {
+    recipe: dict[str, Any] = {
         "model": "./gpt2",
         "task": {"kind": "code", "language": "sql", "database": "shop.sqlite", "decoding": decoding},
         "data": {"train": "rows.jsonl", "test": 0.3, "cache": False},
@@ -155,6 +191,17 @@ def test_a_database_is_found_from_the_recipe_and_from_the_run(tmp_path: Path, mo
     judged = api.evaluate(run, tmp_path / "rows.jsonl")
     assert judged["metrics"]["execution_accuracy"]["value"] is not None
     assert "trained on" in judged["verdict"]  # the rows and the database are those of the run
+    with sqlite3.connect(tmp_path / "away" / "shop.sqlite") as other:
+        other.executescript("CREATE TABLE t (a INTEGER); INSERT INTO t VALUES (3);")
+    moved = {**recipe, "task": {**recipe["task"], "database": "away/shop.sqlite"}}
+    with pytest.raises(UserError, match="was trained on data"):
+        api.run(moved, folder=run.folder, base=tmp_path)
+    assert run.recipe().task.database == "../../shop.sqlite"  # type: ignore[attr-defined]
+    assert run.state == "complete"
+    shutil.copyfile(tmp_path / "shop.sqlite", tmp_path / "away" / "shop.sqlite")
+    again = api.run(moved, folder=run.folder, base=tmp_path)
+    assert again.recipe().task.database == "../../away/shop.sqlite"  # type: ignore[attr-defined]
+    assert again.state == "complete"
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "codellama", "qwen2", "gemma", "deepseek-v3", "bloom"])

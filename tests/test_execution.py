@@ -19,9 +19,9 @@ from tunesmith.errors import UserError
 from tunesmith.evaluate.execution import (
     LONGEST_PROGRAM,
     Attempt,
+    Database,
     QueryFailed,
-    check_many,
-    check_python,
+    _rows_or_failure,
     first_function,
     is_ordered,
     is_valid_python,
@@ -29,15 +29,23 @@ from tunesmith.evaluate.execution import (
     pass_at_k,
     program,
     query_results,
-    query_rows,
     same_result,
     same_results,
     without_fences,
 )
-from tunesmith.evaluate.sandbox import Limits, Ran
+from tunesmith.evaluate.sandbox import LIMITS, Limits, Ran, run_many, run_python
 
 needs_sandbox = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux namespaces")
 PLACE = "TUNESMITH_BENCH_DATA"
+
+
+def check_python(prompt: str, answer: str, test: str, entry_point: str, limits: Limits = LIMITS) -> Ran:
+    return run_python(program(Attempt(prompt, answer, test, entry_point)), limits=limits)
+
+
+def query_rows(database: Database, sql: str, **limits: Any) -> Any:
+    (answer,) = query_results(database, [sql], **limits)
+    return _rows_or_failure(answer, sql)
 
 
 def benchmark(name: str) -> Path:
@@ -157,7 +165,7 @@ def test_a_wrong_answer_does_not_pass(answer: str, reason: str) -> None:
 @needs_sandbox
 def test_many_answers_are_judged_in_their_order() -> None:
     answers = ["    return len(x)\n", "    return 0\n"] * 3
-    passed = [ran.passed for ran in check_many(Attempt(PROMPT, answer, TEST, "f") for answer in answers)]
+    passed = [ran.passed for ran in run_many(program(Attempt(PROMPT, answer, TEST, "f")) for answer in answers)]
     assert passed == [True, False] * 3
 
 
@@ -431,7 +439,7 @@ def human_eval() -> list[Attempt]:
 def test_every_reference_solution_of_humaneval_passes() -> None:
     problems = human_eval()
     assert len(problems) == 164
-    assert [ran for ran in check_many(problems) if not ran.passed] == []
+    assert [ran for ran in run_many(map(program, problems)) if not ran.passed] == []
 
 
 @needs_sandbox
@@ -441,14 +449,14 @@ def test_reference_solutions_of_humaneval_pass_as_chat_answers() -> None:
         begin = problem.prompt.rindex(f"def {problem.entry_point}")
         text = f"Here it is:\n\n```python\n{problem.prompt[begin:]}{problem.completion}```\nIt is quick."
         answers.append(replace(problem, completion=text))
-    assert [ran for ran in check_many(answers) if not ran.passed] == []
+    assert [ran for ran in run_many(map(program, answers)) if not ran.passed] == []
 
 
 @needs_sandbox
 def test_no_solution_of_humaneval_passes_for_another_problem() -> None:
     problems = human_eval()
     turned = [replace(each, completion=problems[place - 1].completion) for place, each in enumerate(problems)]
-    assert [ran for ran in check_many(turned) if ran.passed] == []
+    assert [ran for ran in run_many(map(program, turned)) if ran.passed] == []
 
 
 @pytest.mark.parametrize("split", ["dev.jsonl", "test.jsonl.gz", "train.jsonl.gz"])

@@ -52,6 +52,7 @@ FLOORS: dict[str, int] = {
             "house",
             "pipeline",
             "probing",
+            "references",
             "retaining",
             "search",
             "stages",

@@ -120,8 +120,43 @@ def test_words_that_cannot_be_tokens_are_told(words: list[str], message: str, tm
         open_foundation(ModelOptions(name=str(tmp_path), new_tokens=tuple(words)), Path())
 
 
-def test_an_encoder_decoder_says_which_method_it_takes(tmp_path: Path) -> None:
-    model_folder("t5", tmp_path)
-    foundation = open_foundation(ModelOptions(name=str(tmp_path), new_tokens=WORDS), Path())
-    with pytest.raises(UserError, match="use method: full"):
-        adapted_model(foundation, Language(), METHODS.load("lora")(rank=2), Setting(0))
+@pytest.mark.parametrize(
+    ("kind", "task", "method", "said"),
+    [
+        ("t5", {"kind": "language"}, "lora", "encoder-decoders hold them in several; use method: full"),
+        ("bert", {"kind": "language"}, "ia3", "cannot train rows of embeddings; use method: lora"),
+        ("bert", {"kind": "language"}, "prompt", "cannot train rows of embeddings; use method: lora"),
+        ("bert", {"kind": "language"}, "bitfit", "would leave them untrained; use full or lora"),
+        ("bert", {"kind": "classification", "label": "text"}, "head", "only the head learns, so they never would"),
+    ],
+)
+def test_a_method_that_would_leave_them_as_they_are_is_refused_before_weights_are_read(
+    kind: str, task: dict[str, Any], method: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*given: Any, **more: Any) -> None:
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr("tunesmith.select.load._from_file", read)
+    model_folder(kind, tmp_path / kind)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    model = {"name": f"./{kind}", "new_tokens": list(WORDS)}
+    whole = {"model": model, "task": task, "data": {"train": "rows.jsonl", "cache": False}, "method": method}
+    with pytest.raises(UserError, match=rf"^model\.new_tokens: .*{said}"):
+        api.run(whole, folder=tmp_path / "run", base=tmp_path)
+    with pytest.raises(AssertionError, match="weights are read"):
+        api.run({**whole, "method": "full"}, folder=tmp_path / "other", base=tmp_path)
+
+
+def test_a_later_stage_may_have_a_method_that_leaves_them(tmp_path: Path) -> None:
+    model_folder("bert", tmp_path / "bert")
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({**row, "label": "ab"[n % 2]}) + "\n" for n, row in enumerate(ROWS))
+    )
+    few = {"max_steps": 2, "batch_size": 4}
+    stages = [
+        {"name": "words", "task": {"kind": "language"}},
+        {"name": "labels", "task": {"kind": "classification"}, "method": "head"},
+    ]
+    whole = {"model": {"name": "./bert", "new_tokens": list(WORDS)}, "data": {"train": "rows.jsonl", "cache": False}}
+    more = {"train": few, "evaluate": {"resamples": 100}, "deploy": {"verify": False}, "stages": stages}
+    assert api.run({**whole, **more}, folder=tmp_path / "run", base=tmp_path).state == "complete"

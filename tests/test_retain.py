@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from test_numbers import BOUND, float64_bench, in_groups
-from test_pipeline import Screen, lines, recipe, rows
+from test_pipeline import Screen, house, lines, recipe, rows
 from tiny import model_folder
 from tunesmith import api
+from tunesmith.contracts import Family
 from tunesmith.errors import UserError
 from tunesmith.forward import called
 from tunesmith.recipe import recipe_from
-from tunesmith.retain.distil import Distil, frozen
+from tunesmith.retain.distil import Distil, frozen, what_is_compared
 from tunesmith.retain.ewc import Asked, ewc, fisher
 from tunesmith.retain.interpolate import Point, blend, choose
 from tunesmith.retain.l2_sp import l2_sp
@@ -35,17 +36,15 @@ from tunesmith.train.order import Mixed, Order
 from tunesmith.world import World
 from workshop import CPU, Bench, bench
 
+__all__ = ["house"]
 RATE = 0.05
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny models and rows."""
-    folder = tmp_path_factory.mktemp("place")
-    for kind in ("bert", "llama"):
-        model_folder(kind, folder / kind)
-    lines(folder / "rows.jsonl", rows(48))
-    return folder
+def place(house: Path) -> Path:
+    """The house with a decoder whose embeddings are not its output layer."""
+    model_folder("llama", house / "llama")
+    return house
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +138,46 @@ def test_the_penalty_counts_once_however_the_batch_is_cut(
         assert float((found - (without[name] - more)).abs().max()) < BOUND
 
 
+@pytest.mark.parametrize("scale", [None, 1024.0])
+def test_a_loss_scale_scales_neither_pulls_nor_what_is_distilled(scale: float | None, bases: Path) -> None:
+    """float16 multiplies losses before their gradients are taken, and divides these by as much; one step, on a CPU."""
+    one = float64_bench(bases, "bert", "regression", dropout=0.0)
+    held, tutor = anchors(one.adapted), Distil(0.3, 1.0, "states", frozen(one.adapted.model))
+    shaken(one)
+    before = moving(one)
+    course = one.course(batch_size=8, max_steps=1, learning_rate=RATE, max_grad_norm=0, schedule="constant")
+    (batch,) = course.batches(0)
+    given = called(one.adapted.model.eval(), one.task, batch, output_hidden_states=True)
+    loss = one.task.loss(one.task.outputs(given, batch), batch) / one.task.count(batch)
+    taught = tutor.loss(given, tutor.shown(one.adapted.model, one.task, batch), batch) / tutor.count(one.task, batch)
+    pulled: Any = sum(0.35 * ((parameter - held[name]) ** 2).sum()
+                 for name, parameter in one.adapted.model.named_parameters() if name in held)  # fmt: skip
+    names = list(before)
+    right = torch.autograd.grad(loss + taught + pulled, list(one.adapted.model.parameters()))
+    scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+    group = {"params": list(one.adapted.model.parameters()), "factor": 1.0, "names": names}
+    state = State(one.adapted.model, torch.optim.SGD([group], lr=0.0), scaler=scaler)
+    (step,) = steps(state, replace(course, penalties=(l2_sp(0.7, held),), tutor=tutor))
+    assert step.penalties["distil"] == pytest.approx(taught.item(), rel=1e-9)
+    assert step.penalties["l2_sp"] == pytest.approx(pulled.item(), rel=1e-9)
+    for name, gradient in zip(names, right, strict=True):
+        found = (before[name] - moving(one)[name]) / RATE
+        assert float((found - gradient).abs().max()) < 1e-8 * max(1.0, float(gradient.abs().max())), name
+
+
+def test_a_held_run_in_float16_stays_near_that_in_float32(place: Path) -> None:
+    found = {}
+    for precision in ("float32", "float16"):
+        retain = {"l2_sp": 0.5, "distil": {"weight": 1.0}}
+        run = run_of(place, f"in-{precision}", retain=retain, train={"precision": precision, "max_steps": 8})
+        found[precision] = journal(run)
+        assert run.read_json("run.json")["state"] == "complete"
+    for name in ("l2_sp", "distil"):
+        ours, theirs = (found[precision][-1]["penalties"][name] for precision in ("float16", "float32"))
+        assert ours == pytest.approx(theirs, rel=0.1)
+        assert ours > 0
+
+
 def test_the_empirical_fisher_information_is_the_mean_squared_gradient_of_rows(bases: Path) -> None:
     one = float64_bench(bases, "bert", "regression", task={"means": (0.0,), "scales": (1.0,)})
     one.adapted.model.eval()
@@ -183,8 +222,8 @@ def test_tokens_are_drawn_where_they_are_graded(bases: Path) -> None:
 
 def run_of(place: Path, name: str, screen: Any = None, **more: Any) -> Run:
     settings = {"epochs": 3, "batch_size": 4, "learning_rate": 2e-3, "precision": "float32", "save_every": 2}
-    train = {**settings, **more.pop("train", {})}
-    return api.run(recipe(place, train=train, **more), folder=place / name, screen=screen)
+    train, base = {**settings, **more.pop("train", {})}, more.pop("base", None)
+    return api.run(recipe(place, train=train, **more), folder=place / name, screen=screen, base=base)
 
 
 def journal(run: Run, event: str = "step") -> list[dict[str, Any]]:
@@ -265,17 +304,34 @@ class Falling(Screen):
             raise RuntimeError("fallen")
 
 
-@pytest.mark.parametrize("cure", PULLS)
+CURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "l2_sp": ({"l2_sp": 1.0}, {}),
+    "ewc": ({"ewc": {"weight": 300.0, "source": "old.jsonl", "rows": 8}}, {}),
+    "distil": ({"distil": {"weight": 1.0}}, {}),
+    "distil-lora": ({"distil": {"weight": 1.0}}, {"method": "lora"}),
+    "distil-t5": ({"distil": {"weight": 1.0}}, {"model": "t5", "train": {"max_steps": 8}}),
+    "replay": ({"replay": {"source": "rows.jsonl", "share": 0.3}}, {}),
+    "interpolate": ({"interpolate": {"steps": 4, "margin": 0.1}}, {}),
+}
+"""What holds a model, and what else such a run has."""
+
+
+@pytest.mark.parametrize("cure", CURES)
 def test_an_interrupted_run_goes_on_to_the_same_bytes(cure: str, place: Path, old: Path) -> None:
-    whole = Run.open(place / cure) if (place / cure).is_dir() else run_of(place, cure, retain=PULLS[cure](old))
+    retain, more = CURES[cure]
+    more = {**more, "retain": retain, "base": place, "model": str(place / more.get("model", "bert"))}
+    whole = run_of(place, f"{cure}-whole", **more)
     with pytest.raises(RuntimeError, match="fallen"):
-        run_of(place, f"{cure}-fallen", Falling(), retain=PULLS[cure](old))
+        run_of(place, f"{cure}-fallen", Falling(), **more)
     screen = Screen()
-    again = run_of(place, f"{cure}-fallen", screen, retain=PULLS[cure](old))
+    again = run_of(place, f"{cure}-fallen", screen, **more)
     assert any("going on after step" in line for line in screen.said)
     assert again.journal.read_bytes() == whole.journal.read_bytes()
-    name = "model.safetensors"
+    (name,) = [path.name for path in whole.artifact.glob("*model.safetensors")]
     assert (again.artifact / name).read_bytes() == (whole.artifact / name).read_bytes()
+    for kept in ("retention.json", "interpolation.json"):
+        assert again.read_json(kept) == whole.read_json(kept)
+    assert (whole.read_json("interpolation.json") is None) is (cure != "interpolate")
 
 
 @pytest.mark.parametrize("cure", PULLS)
@@ -385,15 +441,24 @@ DISTILLED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "classes": ("bert", "classification", {}),
     "labels": ("bert", "classification", {"specimen": 2}),
     "states": ("bert", "regression", {}),
+    "t5 tokens": ("t5", "generation", {}),
+    "t5 states": ("t5", "classification", {}),
+    "bart tokens": ("bart", "generation", {}),
+    "bart states": ("bart", "regression", {}),
 }
 
 
-@pytest.mark.parametrize("compared", DISTILLED)
+@pytest.mark.parametrize("case", DISTILLED)
 def test_distillation_is_its_formula_and_cutting_the_batch_changes_nothing(
-    compared: str, bases: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, bases: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family, task, more = DISTILLED[compared]
+    family, task, more = DISTILLED[case]
     one = float64_bench(bases, family, task, dropout=0.0, **more)
+    compared = case.rpartition(" ")[2]
+    assert what_is_compared(one.task, one.adapted, one.foundation.family) == compared or compared in (
+        "classes",
+        "labels",
+    )
     tutor = teaching(one, compared)
     count = len(one.data)
     course = one.course(batch_size=count, max_steps=1, learning_rate=RATE, max_grad_norm=0, schedule="constant")
@@ -423,11 +488,19 @@ def by_hand(one: Bench, tutor: Distil, course: Course) -> float:
     assert tutor.base is not None
     for place in range(len(one.data)):
         ids = torch.from_numpy(one.data.columns["input_ids"][place].astype("int64"))[None]
+        asked: dict[str, Any] = {"input_ids": ids}
+        pair = one.foundation.family is Family.ENCODER_DECODER
+        if pair and tutor.compared == "tokens":
+            asked["labels"] = torch.from_numpy(one.data.columns["labels"][place].astype("int64"))[None]
         with torch.no_grad():
-            base, tuned = (model(input_ids=ids, output_hidden_states=True) for model in (tutor.base, one.adapted.model))
+            base, tuned = (model(**asked, output_hidden_states=True) for model in (tutor.base, one.adapted.model))
         if tutor.compared == "states":
-            total += float((base.hidden_states[-1] - tuned.hidden_states[-1]).square().mean(dim=-1).sum())
+            old, new = ((one.decoder_hidden_states if pair else one.hidden_states)[-1] for one in (base, tuned))
+            total += float((old - new).square().mean(dim=-1).sum())
             count += ids.numel()
+        elif tutor.compared == "tokens" and pair:
+            total += 4 * float(kl(base.logits, tuned.logits))
+            count += asked["labels"].numel()
         elif tutor.compared == "tokens":
             total += 4 * float(kl(base.logits[0, :-1], tuned.logits[0, :-1]))
             count += ids.numel() - 1
@@ -535,17 +608,6 @@ def test_replayed_rows_are_trained_on_counted_and_never_judged(place: Path) -> N
     other = {"replay": {"source": str(place / "earlier.jsonl"), "share": 0.2}}
     less = run_of(place, "less", retain=other, train={"max_steps": 4})
     assert sum(step["rows"] for step in journal(less)) == 16 + 4
-
-
-def test_replay_goes_on_to_the_same_bytes(place: Path) -> None:
-    retain = {"replay": {"source": str(place / "rows.jsonl"), "share": 0.3}}
-    whole = run_of(place, "replay-whole", retain=retain)
-    with pytest.raises(RuntimeError, match="fallen"):
-        run_of(place, "replay-fallen", Falling(), retain=retain)
-    again = run_of(place, "replay-fallen", retain=retain)
-    assert again.journal.read_bytes() == whole.journal.read_bytes()
-    name = "model.safetensors"
-    assert (again.artifact / name).read_bytes() == (whole.artifact / name).read_bytes()
 
 
 @pytest.mark.parametrize("packing", [False, True])

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from test_pipeline import Screen, house, lines, losses, rows, weights
 from tunesmith import api
 from tunesmith.adapt.lora import LoRA
+from tunesmith.batch import IGNORED
 from tunesmith.cli.app import main
+from tunesmith.contracts import Record
 from tunesmith.errors import CheckFailed, UserError
 from tunesmith.gate import judged
 from tunesmith.recipe import Recipe, load_recipe, recipe_from
@@ -255,37 +257,119 @@ def test_several_tasks_pass_on_what_they_share(place: Path, tmp_path: Path) -> N
     run = api.run(staged(place, {"name": "both", "task": both, **few}, {**MOOD, **few}), folder=tmp_path / "run")
     assert (stage(run, 1).folder / "artifact/a/model.safetensors").is_file()
     assert api.ask(run, ["so late"])[0].value in ("good", "bad")
-    (why,) = [cell["why"] for cell in [run.read_json("transfer.json")["cells"][2][0]]]
-    assert why == "it is made of several tasks"
 
 
 # transfer
 
 
-def test_backward_transfer_is_the_later_model_with_the_earlier_head(done: tuple[Run, Screen], place: Path) -> None:
-    """Put together by hand: the intent's classifier on the last stage's backbone."""
-    run, _ = done
-    own, later = (load_file(stage(run, number).folder / where / "model.safetensors")
-                  for number, where in ((2, "artifact/safetensors"), (3, "artifact")))  # fmt: skip
-    head = stage(run, 2).read_json("parameters.json")["head"]
-    assert head == ["classifier", "bert.pooler.dense"]
-    mixed = {name: own[name] if name.startswith(tuple(head)) else later[name] for name in own}
-    assert any(not torch.equal(mixed[name], own[name]) for name in own)
-    folder = stage(run, 2).folder / "artifact/safetensors"
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+def mixed_by_hand(own: Path, later: Path, head: list[str], known: list[dict[str, Any]]) -> float:
+    """The share of rows, each with a text and its gold label, that one artefact's head gets right on the backbone of
+    another."""
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (own, later))
+    mixed = {name: ours[name] if name.startswith(tuple(head)) else theirs[name] for name in ours}
+    assert any(not torch.equal(mixed[name], ours[name]) for name in ours)
+    model = AutoModelForSequenceClassification.from_pretrained(own).eval()
     model.load_state_dict(mixed)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    judged_rows = [json.loads(line) for line in stage(run, 2).predictions.read_text().splitlines()]
+    tokenizer = AutoTokenizer.from_pretrained(own)
     with torch.no_grad():
-        texts = [row["text"] for row in judged_rows]
+        texts = [row["text"] for row in known]
         logits = model(**tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=64)).logits
     answers = [model.config.id2label[place] for place in logits.argmax(dim=1).tolist()]
-    accuracy = float(np.mean([answer == row["gold"] for answer, row in zip(answers, judged_rows, strict=True)]))
-    cell = run.read_json("transfer.json")["cells"][3][1]
+    return float(np.mean([answer == row["gold"] for answer, row in zip(answers, known, strict=True)]))
+
+
+def predicted(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.predictions.read_text().splitlines()]
+
+
+def test_backward_transfer_is_the_later_model_with_the_earlier_head(done: tuple[Run, Screen]) -> None:
+    """Put together by hand: the intent's classifier on the last stage's backbone."""
+    run, _ = done
+    own, later = stage(run, 2), stage(run, 3)
+    head = own.read_json("parameters.json")["head"]
+    assert head == ["classifier", "bert.pooler.dense"]
+    accuracy = mixed_by_hand(own.folder / "artifact/safetensors", later.artifact, head, predicted(own))
+    table = run.read_json("transfer.json")
+    assert [(one["name"], one["stage"], one["metric"]) for one in table["columns"]] == [
+        ("domain", 1, "perplexity"), ("intent", 2, "accuracy"), ("mood", 3, "log_loss"),
+    ]  # fmt: skip
+    cell = table["cells"][3][1]
     assert cell["value"] == accuracy
-    assert cell["change"]["value"] == pytest.approx(
-        accuracy - stage(run, 2).read_json("evaluation.json")["metrics"]["accuracy"]["value"]
-    )
+    before = own.read_json("evaluation.json")["metrics"]["accuracy"]["value"]
+    assert cell["change"]["value"] == pytest.approx(accuracy - before)
+
+
+def test_each_of_several_tasks_is_judged_again(place: Path, tmp_path: Path) -> None:
+    both = {
+        "kind": "multi_task",
+        "tasks": {"a": {"kind": "classification"}, "b": {"kind": "classification", "label": "mood"}},
+    }
+    chain = ({"name": "both", "task": both}, {**MOOD, "train": {"epochs": 4, "learning_rate": 5e-3}})
+    run = api.run(staged(place, *chain), folder=tmp_path / "run")
+    own, later, table = stage(run, 1), stage(run, 2), run.read_json("transfer.json")
+    assert [(one["name"], one["stage"]) for one in table["columns"]] == [("both, a", 1), ("both, b", 1), ("mood", 2)]
+    found = own.read_json("evaluation.json")["parts"]
+    for number, part in enumerate("ab"):
+        known = [line for line in predicted(own) if line["part"] == part]
+        value = mixed_by_hand(own.artifact / part, later.artifact, own.read_json("parameters.json")["head"], known)
+        assert table["cells"][1][number]["value"] == found[part]["metrics"]["accuracy"]["value"]
+        assert table["cells"][2][number]["value"] == value
+        assert table["cells"][2][number]["change"]["value"] == pytest.approx(
+            value - found[part]["metrics"]["accuracy"]["value"]
+        )
+    assert [line.partition(":")[0] for line in table["said"]] == ["both, a", "both, b"]
+    assert "both, b<br>" in run.report.read_text()
+
+
+def test_a_task_that_compares_with_its_base_is_judged_again_beside_that_of_its_own_stage(
+    place: Path, tmp_path: Path
+) -> None:
+    """By hand: how much more the last model has gained over the first one for the chosen reply than for the other."""
+    pairs = [
+        {
+            "prompt": f"order {n}",
+            "chosen": "thank you",
+            "rejected": "never",
+            "text": f"order {n}",
+            "label": "abc"[n % 3],
+        }
+        for n in range(30)
+    ]
+    data = {"train": str(lines(place / "pairs.jsonl", pairs)), "validation": 0.2, "test": 0.2, "cache": False}
+    liked = {"name": "liked", "task": {"kind": "preference", "metric": "reward_margin"}}
+    hated = {"name": "hated", "task": {"kind": "preference", "chosen": "rejected", "rejected": "chosen"}}
+    hated["train"] = {"max_steps": 16}
+    only = {"name": "only", "task": {"kind": "classification"}, "method": "head"}
+    few = {"data": data, "train": {**FAST, "max_steps": 4}, "model": str(place / "gpt2")}
+    run = api.run(staged(place, liked, hated, only, **few), folder=tmp_path / "run")
+    own, cells = stage(run, 1), run.read_json("transfer.json")["cells"]
+    task = own.recipe().task
+    records = [
+        Record(n, "", n, *task.read(pairs[line - 1])) for n, (_, line) in enumerate(own.read_json("split.json")["test"])
+    ]
+    codec = api.open_predictor(own).codec
+    sums = []
+    for folder in (place / "gpt2", stage(run, 2).artifact):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        sums.append([likelihood(model, one) for one in task.encode(records, codec, 64)])
+    gain = np.array(sums[1]) - np.array(sums[0])
+    value = task.beta * float((gain[:, 0] - gain[:, 1]).mean())
+    assert cells[2][0]["value"] == pytest.approx(value, rel=1e-4)
+    assert cells[2][0]["change"]["value"] == pytest.approx(value - cells[1][0]["value"], rel=1e-4)
+    assert cells[2][0]["value"] < 0 < cells[1][0]["value"], "what was learned was unlearned"
+    assert cells[3][0] == cells[2][0], "a stage of a head alone leaves it all"
+
+
+def likelihood(model: Any, pair: Any) -> list[float]:
+    """Of both replies of an encoded pair the log-likelihood of their tokens; a label is the token that follows."""
+    ids, labels, lengths = (list(pair.columns[key]) for key in ("input_ids", "labels", "pieces"))
+    found = []
+    for length in lengths:
+        line, wanted, ids, labels = ids[:length], labels[:length], ids[length:], labels[length:]
+        with torch.no_grad():
+            chances = model(input_ids=torch.tensor([line])).logits[0].log_softmax(dim=-1)
+        found.append(sum(float(chances[at, token]) for at, token in enumerate(wanted) if token != IGNORED))
+    return found
 
 
 def test_a_stage_that_leaves_the_backbone_takes_nothing_from_the_earlier_one(place: Path, tmp_path: Path) -> None:
@@ -525,6 +609,78 @@ def test_a_gate_can_look_at_general_texts(place: Path, tmp_path: Path) -> None:
         )
 
 
+@pytest.fixture(scope="module")
+def probed(place: Path) -> Run:
+    """A stage of two steps with probes of every kind that a gate can look at; the next one is let through by one."""
+    lines(place / "texts.jsonl", [{"text": f"good morning kind shop {n}"} for n in range(6)])
+    source = str(place / "texts.jsonl")
+    probes = [{"name": "states"}, {"name": "a text", "kind": "general", "source": source}]
+    kept = {"resamples": 100, "general": source, "probes": probes}
+    few = {"model": str(place / "gpt2"), "train": {**FAST, "max_steps": 2}}
+    first = {**DOMAIN, "evaluate": kept, "gate": {"metric": "probe/states", "most_lost": 1.0}}
+    unknown = {"name": "old rows", "kind": "own", "source": str(place / "moody.jsonl")}
+    second = {**INTENT, "evaluate": {"resamples": 100, "probes": [unknown]}}
+    return api.run(staged(place, first, second, **few), folder=place / "probed")
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher"), [("probe/states", True), ("probe/a text", False), ("general/perplexity", False)]
+)
+def test_a_gate_bounds_what_a_stage_has_lost(metric: str, higher: bool, probed: Run) -> None:
+    own = stage(probed, 1)
+    found = own.read_json("evaluation.json")
+    drift, texts = found["retention"]
+    one = {"probe/a text": texts, "general/perplexity": found["general"]}.get(metric, drift)
+    before, after = 1.0, drift["cka"]
+    if one is not drift:
+        before, after = (one["metrics"]["perplexity"][when]["value"] for when in ("before", "after"))
+    lost = before - after if higher else after - before
+    assert abs(lost) > 1e-6, "two steps of this rate leave nothing as it was"
+    known = judged(Gate(metric=metric, most_lost=1e9), own)
+    assert (known.value, known.baseline) == (after, before)
+    assert ("worse than before" in known.said) is (lost > 0)
+    assert judged(Gate(metric=metric, most_lost=0.0), own).passed is (lost <= 0)
+    for bound, passed in ((abs(lost) * 1.01, True), (abs(lost) * 0.99, lost < 0)):
+        assert judged(Gate(metric=metric, most_lost=bound), own).passed is passed
+    assert judged(Gate(metric=metric, at_least=after), own).passed
+    assert not judged(Gate(metric=metric, at_least=after * 1.01), own).passed
+    assert judged(Gate(metric=metric, at_most=after), own).passed
+    assert not judged(Gate(metric=metric, at_most=after * 0.99), own).passed
+
+
+def test_a_chain_goes_on_past_a_probe_that_is_kept_and_stops_at_one_that_is_not(
+    probed: Run, place: Path, tmp_path: Path
+) -> None:
+    assert probed.state == "complete"
+    gate = probed.read_json("stages.json")["stages"][0]["gate"]
+    assert (gate["metric"], gate["passed"], gate["baseline"]) == ("probe/states", True, 1.0)
+    strict = {**MOOD, "evaluate": {"resamples": 100, "probes": [{"name": "states"}]}, "train": {"max_steps": 2}}
+    strict["gate"] = {"metric": "probe/states", "at_least": 1.0, "most_lost": 0.0}
+    said = r"stage mood did not pass its gate: probe/states is 0\.\d+ on \d+ tokens, .* worse than before the stage; "
+    with pytest.raises(CheckFailed, match=rf"{said}at least 1 is wanted; at most 0 may be lost"):
+        api.run(staged(place, strict, INTENT), folder=tmp_path / "run")
+    assert Run.open(tmp_path / "run").state == "stopped"
+    assert not (tmp_path / "run/stages/2-intent").exists()
+
+
+def test_a_probe_that_the_model_could_not_answer_before_has_nothing_to_lose(probed: Run) -> None:
+    own = stage(probed, 2)
+    assert judged(Gate(metric="probe/old rows", at_least=0.0), own).passed
+    with pytest.raises(UserError, match=r"what probe/old rows was before this stage: the model did not know"):
+        judged(Gate(metric="probe/old rows", most_lost=1.0), own)
+
+
+def test_a_gate_judges_the_weights_that_interpolation_took(place: Path, tmp_path: Path) -> None:
+    back = {**MOOD, "task": {**MOOD["task"], "metric": None}, "retain": {"interpolate": {"steps": 2, "margin": 1.0}}}
+    run = api.run(staged(place, {**back, "train": {"max_steps": 4}}), folder=tmp_path / "run")
+    own = stage(run, 1)
+    curve = own.read_json("interpolation.json")
+    assert curve["taken"] == 0, "any score is near enough"
+    assert judged(Gate(at_least=0.0), own).value == curve["curve"][0]["score"]
+    with pytest.raises(UserError, match=r"were judged by accuracy alone; judge the stage by accuracy, or leave"):
+        judged(Gate(metric="loss", at_most=1e9), own)
+
+
 # what is refused before anything starts
 
 
@@ -583,9 +739,30 @@ def test_a_setting_goes_over_every_stage_or_over_the_one_that_it_names(tmp_path:
         ("label: label", "lable: x", "line 9, stages.intent.task: unknown key 'lable'; did you mean 'label'?"),
         ("at_most: 10", "at_mst: 10", "line 7, stages.domain.gate: unknown key 'at_mst'; did you mean 'at_most'?"),
         ("at_most: 10", "at_most: ten", "line 7, stages.domain.gate.at_most: found 'ten', expected a number or null"),
-        (", at_most: 10", "", "line 7, stages.domain.gate: lets everything through; write at_least, at_most or gain"),
+        (", at_most: 10", "", "line 7, stages.domain.gate: lets everything through; write at_least, at_most, gain or"),
         ("perplexity", "f1", "line 7, stages.domain.gate: metric 'f1' is not measured; known: bits_per_byte, loss"),
         ("perplexity", "general/perplexity", "stages.domain.gate: general/perplexity needs texts; name them with"),
+        (
+            "perplexity",
+            "probe/states",
+            "line 7, stages.domain.gate: 'probe/states' needs a probe of this stage; name it",
+        ),
+        (
+            "perplexity, at_most: 10}",
+            "probe/sates, most_lost: 0}\n    evaluate: {probes: [{name: states}]}",
+            "line 7, stages.domain.gate: this stage has no probe 'sates'; did you mean 'states'?",
+        ),
+        (
+            "perplexity, at_most: 10}",
+            "probe/a, gain: 0}\n    evaluate: {probes: [{name: a}]}",
+            "line 7, stages.domain.gate: gain is for metrics of the task; probes take at_least, at_most or most_lost",
+        ),
+        (
+            "perplexity, at_most: 10}",
+            "probe/a, at_most: 1}\n    evaluate: {probes: [{name: a}]}\n    data: {validation: 0, test: 0.2}",
+            "line 7, stages.domain.gate: probe 'a' would look at rows that judge; give it a source, or set data",
+        ),
+        ("at_most: 10", "most_lost: 10", "line 7, stages.domain.gate: most_lost is for general texts and probes;"),
         ("validation: 0.2", "validation: 0", "stages.domain.gate: is judged on the validation rows while training"),
         ("batch_size: 4", "batch_sze: 4", "line 3, train: unknown key 'batch_sze'; did you mean 'batch_size'?"),
         ("    task: language\n", "", "line 5, stages.domain: key 'task' is missing"),

@@ -181,11 +181,6 @@ def test_rows_of_three_forms_hold_the_same_spans() -> None:
     assert read_marks({"text": "[[PER|Ann]] flew to [[LOC|北京]] ."}, "text") == WANTED
 
 
-def test_words_are_joined_without_a_space_where_none_stood() -> None:
-    row = {"tokens": ["l'", "eau", "."], "gaps": [False, False, True]}
-    assert read_tokens(row, "tokens", "gaps") == ("l'eau.", [(0, 2), (2, 5), (5, 6)])
-
-
 @settings(deadline=None)
 @given(texts_with_spans())
 def test_listed_spans_of_any_text_come_back_as_they_were(case: tuple[str, tuple[Span, ...]]) -> None:

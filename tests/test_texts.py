@@ -28,22 +28,18 @@ from tunesmith.evaluate.texts import (
 
 SACRE: dict[str, tuple[TextMetric, Callable[[], Any]]] = {
     "bleu": (bleu(), BLEU),
-    "bleu, lower case": (bleu(lowercase=True), lambda: BLEU(lowercase=True)),
     "bleu, letters": (bleu("char"), lambda: BLEU(tokenize="char")),
     "chrf": (chrf(), CHRF),
-    "chrf++": (chrf(2), lambda: CHRF(word_order=2)),
     "ter": (ter(), TER),
 }
 METRICS: dict[str, TextMetric] = {
     **{name: metric for name, (metric, _) in SACRE.items()},
     **{kind: rouge(kind) for kind in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
-    "rouge1, stems": rouge("rouge1", stemmer=True),
     "rougeL, every script": rouge("rougeL", words="unicode"),
     "equal": same_text(),
     "exact": answer_exact(),
     "f1": answer_f1(),
     "f1, letters": answer_f1("characters"),
-    "number": same_number("last"),
 }
 PERFECT = {**dict.fromkeys(METRICS, 1.0), **dict.fromkeys(SACRE, 100.0), "ter": 0.0}
 SUBJECTS, PLACES = ("a girl", "the old man", "nobody here", "my sister"), ("park", "busy street", "kitchen", "river")
@@ -87,16 +83,13 @@ def test_a_resample_of_rows_is_the_corpus_of_those_rows(name: str) -> None:
         assert metric.total(weights @ numbers) == pytest.approx(again, rel=0, abs=1e-9)
 
 
-@pytest.mark.parametrize("stemmer", [False, True])
 @pytest.mark.parametrize("kind", ["rouge1", "rouge2", "rougeL", "rougeLsum"])
 @settings(deadline=None, max_examples=40)
 @given(rows=ROWS)
-def test_rouge_is_the_mean_of_rouge_scores_best_reference(
-    kind: Any, stemmer: bool, rows: list[tuple[list[str], str]]
-) -> None:
-    scorer = RougeScorer([kind], use_stemmer=stemmer)
+def test_rouge_is_the_mean_of_rouge_scores_best_reference(kind: Any, rows: list[tuple[list[str], str]]) -> None:
+    scorer = RougeScorer([kind])
     wanted = np.mean([scorer.score_multi(references, answer)[kind].fmeasure for references, answer in rows])
-    found = rouge(kind, stemmer=stemmer)([row[0] for row in rows], [row[1] for row in rows])
+    found = rouge(kind)([row[0] for row in rows], [row[1] for row in rows])
     assert found == pytest.approx(wanted, rel=0, abs=1e-12)
 
 
@@ -146,10 +139,10 @@ def test_ter_counts_edits_for_each_word_of_the_reference() -> None:
 
 
 def test_the_signature_says_how_a_value_was_made() -> None:
-    assert bleu(lowercase=True).note(1).startswith("nrefs:1|case:lc|eff:no|tok:13a|smooth:exp|version:")
-    assert chrf(2).note(None).startswith("nrefs:var|case:mixed|eff:yes|nc:6|nw:2|space:no|version:")
+    assert bleu().note(1).startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert chrf().note(None).startswith("nrefs:var|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
     assert ter().note(2).startswith("nrefs:2|case:lc|tok:tercom|norm:no|punct:yes|asian:no|version:")
-    assert rouge("rougeL", stemmer=True).note(1).startswith("rougeL F1|stemmer:yes|words:latin|rouge-score:")
+    assert rouge("rougeL").note(1).startswith("rougeL F1|stemmer:no|words:latin|rouge-score:")
     assert [metric.note(1) for metric in (same_text(), answer_f1(), same_number())] == [
         "equal texts",
         "SQuAD F1|units:words",
@@ -179,13 +172,6 @@ def test_what_rouge_would_drop_is_measured() -> None:
     assert share_dropped(["Männer", "a"]) == pytest.approx(1 / 7)
     assert share_dropped(["кот"]) == 1
     assert share_dropped(["", "?!"]) == 0
-
-
-def test_the_stemmer_is_for_english_alone() -> None:
-    assert rouge("rouge1", stemmer=True)([("running cats",)], ["run cat"]) == 1
-    assert rouge("rouge1")([("running cats",)], ["run cat"]) == 0
-    with pytest.raises(ValueError, match="English"):
-        rouge("rouge1", stemmer=True, words="unicode")
 
 
 def test_equal_texts_may_differ_in_outer_blanks_alone() -> None:
@@ -222,4 +208,3 @@ def test_results_are_compared_as_numbers() -> None:
     answers = ["#### 18.0", "#### $1000", "#### 8", "#### 3", "it is 5"]
     assert same_number().rows(gold, answers).tolist() == [[1, 1], [1, 1], [1, 1], [0, 0], [0, 1]]
     assert same_number()(gold, answers) == 0.75
-    assert same_number("last")(gold, answers) == 1

@@ -1,7 +1,9 @@
 """What is graded of a conversation, and that serving sees what training saw, over a zoo of chat formats."""
 
 import json
+import signal
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -311,13 +313,12 @@ def test_a_letter_that_is_unknown_and_so_would_end_a_reply_is_refused() -> None:
         control.encode("broken")
 
 
-def test_a_tokenizers_words_stay_tokens_in_texts_and_other_added_ones_only_when_allowed() -> None:
+def test_a_tokenizers_words_stay_tokens_in_texts_and_its_other_added_ones_do_not() -> None:
     tokenizer = byte_level(IM, eos="<|im_end|>", plain=["kettles", "<answer>"])
     word, answer = tokenizer.convert_tokens_to_ids(["kettles", "<answer>"])
     asked = talk(user("kettles <answer>"))
     ids = prompt_ids(chat_format(tokenizer, ChatOptions("chatml")), asked)
     assert (word in ids, answer in ids) == (True, False)
-    assert answer in prompt_ids(chat_format(tokenizer, ChatOptions("chatml", text_tokens=("<answer>",))), asked)
     used = BARE.replace("message.role", "'kettles'")
     assert prompt_ids(chat_format(tokenizer, ChatOptions(used)), asked).count(word) == 1
 
@@ -340,13 +341,13 @@ def test_tokens_that_join_across_the_seam_make_an_example_of_each_reply() -> Non
     assert pieces.control.decode(transcripts(pieces, asked)[1].ids).endswith("sure? ASSISTANT: the lamp</s>")
 
 
-def test_an_empty_reasoning_block_of_the_template_is_not_graded_unless_asked() -> None:
+def test_an_empty_reasoning_block_of_the_template_is_not_graded() -> None:
     asked = talk(user("late?"), assistant("no"))
     tokenizer = tokenizer_of("qwen3")
     block = "<think>\n\n</think>\n\n"
-    quiet, eager = (chat_format(tokenizer, ChatOptions(grade_empty_reasoning=asks)) for asks in (False, True))
+    quiet = chat_format(tokenizer)
     assert graded(quiet, transcripts(quiet, asked)[0]) == ["no<|im_end|>"]
-    assert graded(eager, transcripts(eager, asked)[0]) == [f"{block}no<|im_end|>"]
+    assert f"{block}no<|im_end|>" in quiet.control.decode(transcripts(quiet, asked)[0].ids)
     off = chat_format(tokenizer, ChatOptions(variables={"enable_thinking": False}))
     assert off.control.decode(prompt_ids(off, talk(user("late?")))).endswith(block)
     assert transcripts(off, asked)[0].ids == transcripts(quiet, asked)[0].ids
@@ -487,6 +488,30 @@ def test_a_template_that_cannot_or_may_not_run_is_refused_at_once(template: str)
         chat_format(tokenizer_of("chatml"), ChatOptions(template))
 
 
+@pytest.mark.parametrize("tried", [True, False])
+def test_a_template_that_does_not_come_to_an_end_is_stopped(tried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.tasks.chat_format.TEMPLATE_SECONDS", 0.3)
+    begin = "" if tried else "{% if 'hang' in messages[0].content %}"
+    loops = f"{begin}{'{% for a in range(99999) %}' * 3}{'{% endfor %}' * 3}{'' if tried else '{% endif %}'}"
+    before = signal.getsignal(signal.SIGVTALRM)
+    with pytest.raises(UserError, match=r"chat template: cannot be run: 'takes longer than 0.3 seconds'; give another"):
+        prompt_ids(chat_format(tokenizer_of("chatml"), ChatOptions(loops + BARE)), talk(user("hang")))
+    assert signal.getsignal(signal.SIGVTALRM) is before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_templates_run_in_threads_too() -> None:
+    format = chat_format(tokenizer_of("chatml"))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(prompt_ids, format, talk(user("a"))).result() == prompt_ids(format, talk(user("a")))
+
+
+@pytest.mark.parametrize("fault", ["{{ range(10**9) }}", "{{ 'a' * 10**17 }}", "{{ cycler.__init__.__globals__ }}"])
+def test_the_sandbox_of_templates_has_walls(fault: str) -> None:
+    with pytest.raises(UserError, match="chat template"):
+        chat_format(tokenizer_of("chatml"), ChatOptions(fault + BARE))
+
+
 def test_arguments_of_calls_are_given_as_text_where_the_template_joins_them_to_text() -> None:
     text = BARE.replace(
         "message.content +",
@@ -539,8 +564,6 @@ def test_a_named_template_suits_the_tokenizer_or_is_refused() -> None:
         chat_format(tokenizer_of("llama2"), ChatOptions("chatml"))
     with pytest.raises(UserError, match=r"task\.template_values: 'tools' is set by tunesmith"):
         chat_format(tokenizer_of("chatml"), ChatOptions(variables={"tools": 1}))
-    with pytest.raises(UserError, match="no added token that a text may spell"):
-        chat_format(tokenizer_of("chatml"), ChatOptions(text_tokens=("<|im_end|>",)))
     starts, does_not = (byte_level(["<s>", "</s>"], bos="<s>", eos="</s>", adds_bos=adds) for adds in (True, False))
     assert [prompt_ids(chat_format(one), talk(user("a"))).count(one.bos_token_id) for one in (starts, does_not)] == [
         1,

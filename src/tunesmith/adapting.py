@@ -46,6 +46,12 @@ def require_heads(foundation: Foundation, task: Task, method: Method) -> None:
         fit_tokenizer(foundation, part.auto_class(family))
 
 
+def require_new_tokens(foundation: Foundation, task: Task, method: Method) -> None:
+    """Refuses new tokens that the method would leave as they begin, before weights are read. Raises UserError."""
+    for part in parts_of(task).values():
+        method.require_tokens(skeleton(foundation.config, part.auto_class(foundation.family)), foundation.family)
+
+
 def skeleton(config: PretrainedConfig, auto_class: str) -> PreTrainedModel:
     """A model of this kind whose tensors take no memory and hold no values."""
     with torch.device("meta"), quiet():

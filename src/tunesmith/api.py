@@ -5,6 +5,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.commit import NOTE
 from tunesmith.errors import UserError, named
 from tunesmith.recipe import Recipe, load_recipe, recipe_from
 from tunesmith.run import Run, final, is_run
@@ -139,8 +140,9 @@ def audit(recipe: Recipe, base: Path) -> dict[str, Any]:
 
     from tunesmith.prepare.audit import picture
     from tunesmith.prepare.corpus import read_corpus
+    from tunesmith.references import with_references
 
-    corpus = read_corpus(recipe.data, recipe.task, base=base, seed=recipe.seed)
+    corpus = with_references(read_corpus(recipe.data, recipe.task, base=base, seed=recipe.seed))
     return {
         "ledger": asdict(corpus.ledger),
         "findings": [asdict(finding) for finding in corpus.findings],
@@ -247,6 +249,6 @@ def serve(
 def _folder(run: Run | Path | str) -> Path:
     """The folder of a run or of an exported model. Raises UserError when it is neither."""
     folder = run.folder if isinstance(run, Run) else Path(run)
-    if not is_run(folder) and not (folder / "tunesmith.json").is_file():
+    if not is_run(folder) and not (folder / NOTE).is_file():
         raise UserError(named(folder), "holds no run", "`tunesmith list` shows the runs of a folder")
     return folder

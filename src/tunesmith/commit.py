@@ -21,6 +21,8 @@ from tunesmith.errors import RunBusy, TunesmithError, UserError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+NOTE = "tunesmith.json"
+"""The file of an exported model that says what tunesmith needs to load it again."""
 TEMPORARY, ASIDE, DOOMED = ".tmp-", ".old-", ".del-"
 """Beginnings of the names of folders that are being written, swapped out and deleted."""
 REFUSED = "refused"

@@ -393,6 +393,9 @@ class Method(Protocol):
         Raises UserError.
         """
 
+    def require_tokens(self, model: PreTrainedModel, family: Family) -> None:
+        """Refuses new tokens whose embeddings would not learn, before weights are read. Raises UserError."""
+
     def positions(self, family: Family) -> int:
         """How many of the positions of a model's own texts are used up by what the method puts before them."""
 

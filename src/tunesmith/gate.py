@@ -1,14 +1,16 @@
-"""Whether a stage has reached what the next one needs: judged on validation rows, and never on test rows."""
+"""Whether a stage has reached, and kept, what the next one needs: test rows have no part in it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from tunesmith.adapting import require_heads
 from tunesmith.answering import of_records
 from tunesmith.batch import encoded, padding_for
-from tunesmith.errors import UserError, named
+from tunesmith.errors import UserError, named, shown
 from tunesmith.evaluate import BASELINES
 from tunesmith.evaluate.judge import NAMES
 from tunesmith.evaluate.metrics import find
@@ -17,7 +19,7 @@ from tunesmith.forward import Inference, all_outputs
 from tunesmith.generate import Speaker, speaks, with_replies
 from tunesmith.pipeline import window
 from tunesmith.prepare.corpus import read_corpus
-from tunesmith.recipe_stages import GENERAL, Gate
+from tunesmith.recipe_stages import GENERAL, PROBE, Gate
 from tunesmith.run import Run
 from tunesmith.select.foundation import open_foundation
 from tunesmith.select.load import load_model
@@ -27,7 +29,8 @@ from tunesmith.world import alone
 
 @dataclass(frozen=True)
 class Judged:
-    """What a gate found. said: in words, with what is wanted where it is not there. baseline: what a gain is over."""
+    """What a gate found. said: in words, with what is wanted where it is not there. baseline: what a gain is over, or
+    what was there before the stage."""
 
     metric: str
     value: float
@@ -36,17 +39,25 @@ class Judged:
     baseline: float | None = None
 
 
-def judged(gate: Gate, run: Run) -> Judged:
-    """What the gate says of a complete run, whose final weights were judged on validation rows while it trained.
+@dataclass(frozen=True)
+class Measured:
+    """A value that a gate looks at. on: what it was measured on. before: what it was before the stage, if known."""
 
-    Raises UserError where these were not.
+    value: float
+    higher_is_better: bool
+    on: str
+    before: float | None = None
+
+
+def judged(gate: Gate, run: Run) -> Judged:
+    """What the gate says of a complete run, of the weights that it ended with.
+
+    Raises UserError where these were not measured so.
     """
     metric = gate.metric or run.recipe().task.metrics[0]
-    value = _general(run, metric) if metric.startswith(GENERAL) else _validated(run, metric)
-    better = metric != "loss" and not metric.startswith(GENERAL) and find(metric).higher_is_better
-    said = (
-        f"{metric} is {figures(value)[0]} on the {'general texts' if metric.startswith(GENERAL) else 'validation rows'}"
-    )
+    found = _measured(run, metric)
+    value, sign = found.value, 1 if found.higher_is_better else -1
+    said = f"{metric} is {figures(value)[0]} on {found.on}"
     failed, baseline = [], None
     if gate.at_least is not None and not value >= gate.at_least:
         failed.append(f"at least {gate.at_least:g} is wanted")
@@ -54,15 +65,36 @@ def judged(gate: Gate, run: Run) -> Judged:
         failed.append(f"at most {gate.at_most:g} is wanted")
     if gate.gain is not None:
         name, baseline = _baseline(run, metric)
-        gained = value - baseline if better else baseline - value
+        gained = sign * (value - baseline)
         said += f", {figures(gained)[0]} better than {NAMES.get(name, name)}"
         if not gained >= gate.gain:
             failed.append(f"a gain of {gate.gain:g} is wanted")
+    if gate.most_lost is not None:
+        if (baseline := found.before) is None:
+            what = f"cannot tell what {metric} was before this stage: the model did not know the task yet"
+            raise UserError(named(run.folder), what, "use at_least or at_most")
+        lost = sign * (baseline - value)
+        said += f", {figures(abs(lost))[0]} {'worse' if lost > 0 else 'better'} than before the stage"
+        if not lost <= gate.most_lost:
+            failed.append(f"at most {gate.most_lost:g} may be lost")
     return Judged(metric, value, not failed, "; ".join([said, *failed]), baseline)
 
 
+def _measured(run: Run, metric: str) -> Measured:
+    own = metric in run.recipe().task.metrics
+    if not own and metric.startswith(GENERAL):
+        return _general(run, metric.removeprefix(GENERAL))
+    if not own and metric.startswith(PROBE):
+        return _probed(run, metric.removeprefix(PROBE))
+    higher = metric != "loss" and find(metric).higher_is_better
+    return Measured(_validated(run, metric), higher, "the validation rows")
+
+
 def _validated(run: Run, metric: str) -> float:
-    """The value on the validation rows of the weights that training ended with, as its journal has it."""
+    """The value on the validation rows of the weights that the run ended with: as its journal has it, or where it went
+    back towards its base, as that was chosen by."""
+    if run.recipe().retain.interpolate is not None:
+        return _interpolated(run, metric)
     events = read_journal(run.journal)
     end = next((event for event in reversed(events) if event["event"] == "end"), {"weights_of": None})
     own = [event for event in events if event["event"] == "evaluation" and event["step"] == end["weights_of"]]
@@ -73,10 +105,41 @@ def _validated(run: Run, metric: str) -> float:
     return float(value)
 
 
-def _general(run: Run, metric: str) -> float:
-    """The value on general texts after tuning."""
-    measured = run.read_json("evaluation.json")["general"]["metrics"][metric.removeprefix(GENERAL)]
-    return float(measured["after"]["value"])
+def _interpolated(run: Run, metric: str) -> float:
+    """The value at the place between base and tuned model that was taken."""
+    found = run.read_json("interpolation.json")
+    name = metric if metric == "loss" else find(metric).name
+    value = next(point["score"] for point in found["curve"] if point["alpha"] == found["taken"])
+    if name != found["metric"] or value is None:
+        what = f"the weights that retain.interpolate took were judged by {found['metric']} alone"
+        raise UserError(named(run.folder), what, f"judge the stage by {found['metric']}, or leave interpolate out")
+    return float(value)
+
+
+def _general(run: Run, metric: str) -> Measured:
+    """What general texts have become."""
+    return _compared(run, run.read_json("evaluation.json")["general"]["metrics"][metric], metric, "the general texts")
+
+
+def _probed(run: Run, name: str) -> Measured:
+    """What the probe of this name found."""
+    entry = next(one for one in run.read_json("evaluation.json")["retention"] if one["name"] == name)
+    if entry["source"] is None and not run.read_json("split.json").get("validation"):
+        found = f"probe {shown(name)} had no validation rows to look at"
+        raise UserError(named(run.folder), found, "give the stage more rows, or the probe a source of its own")
+    if entry["kind"] == "drift":
+        drifted = {"after": {"value": entry["cka"]}, "before": {"value": 1.0}}
+        return _compared(run, drifted, "cka", f"{entry['tokens']} tokens")
+    metric, found = next(iter(entry["metrics"].items()))
+    return _compared(run, found, metric, f"{entry['rows']} rows ({metric})")
+
+
+def _compared(run: Run, found: Mapping[str, Any], metric: str, on: str) -> Measured:
+    """What was measured before and after tuning."""
+    before, after = found.get("before", {}).get("value"), found["after"]["value"]
+    if after is None:
+        raise UserError(named(run.folder), f"{metric} is not defined on {on}", "judge the stage by another metric")
+    return Measured(after, metric == "cka" or find(metric).higher_is_better, on, before)
 
 
 def _baseline(run: Run, metric: str) -> tuple[str, float]:
@@ -112,9 +175,9 @@ def _before(run: Run, metric: str) -> float:
     if task.compares:
         data = task.refer(data, all_outputs(model, task, data, padding, Inference(here)).values)
     outputs = all_outputs(model, task, data, padding, Inference(here)).outputs
-    shown = recipe.evaluate.validation_replies
-    if shown and speaks(task, foundation.codec):
-        known = known[:shown]
+    replies = recipe.evaluate.validation_replies
+    if replies and speaks(task, foundation.codec):
+        known = known[:replies]
         speaker = Speaker(foundation.codec, most, Inference(here))
         outputs = with_replies(model, task, of_records(outputs, known), known, speaker)
     return find(metric)(task.predictions(outputs, known))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.adapting import Setting, adapted_model, require_heads
+from tunesmith.adapting import Setting, adapted_model, require_heads, require_new_tokens
 from tunesmith.answering import (
     answered,
     choose,
@@ -39,7 +39,7 @@ from tunesmith.house import House, Prepared, Screen
 from tunesmith.prepare.audit import picture
 from tunesmith.prepare.corpus import file_hashes, read_corpus, without
 from tunesmith.prepare.encode import encode_corpus, lengths
-from tunesmith.probing import Probe, lost, opened, require_probes, watch
+from tunesmith.probing import Probe, lost, opened, require_masked_head, require_probes, watch
 from tunesmith.quiet import quiet
 from tunesmith.recipe import Recipe
 from tunesmith.report.page import write as write_report
@@ -110,6 +110,9 @@ def _unchanged(house: House) -> bool:
     if sorted(learned.values()) != sorted(offered.values()):
         fix = "name another folder with --run to learn from them"
         raise UserError(named(house.run.folder), "is complete, and its data are not what they were", fix)
+    moved = house.run.offered
+    if moved is not None and moved.task != house.run.recipe().task:
+        return False  # a file that the task names is compared together with the rows
     house.run.settle()
     done = house.run.state == "complete" and house.run.artifact.is_dir()
     if done:
@@ -140,6 +143,7 @@ def select(house: House) -> Foundation:
     foundation = open_foundation(house.recipe.model, house.base)
     card = foundation.card
     require(house, foundation)
+    require_masked_head(house, foundation)
     house.screen.say(
         f"{card.name}: {card.family} ({card.model_type}), {card.parameters / 1e6:.1f} M parameters, "
         f"{card.context_tokens} tokens of context, licence {card.licence or 'not stated'}"
@@ -150,12 +154,15 @@ def select(house: House) -> Foundation:
 
 def require(house: House, foundation: Foundation) -> None:
     """Refuses what the model or this machine cannot do, before weights are read. Raises UserError."""
-    require_heads(foundation, house.recipe.task, house.recipe.method)
+    recipe = house.recipe
+    require_heads(foundation, recipe.task, recipe.method)
+    if recipe.model.new_tokens:  # of a later stage they are old ones
+        require_new_tokens(foundation, recipe.task, recipe.method)
     require_packing(house, foundation)
     require_general(house, foundation)
     require_retention(house, foundation)
     require_probes(house, foundation)
-    require_trackers(house.recipe.train.trackers)
+    require_trackers(recipe.train.trackers)
 
 
 def prepare(house: House, foundation: Foundation) -> Prepared:

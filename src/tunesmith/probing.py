@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 
 from tunesmith.adapt.prompt import VirtualMethod
+from tunesmith.adapting import skeleton
 from tunesmith.answering import speaker_for
 from tunesmith.contracts import VOCABULARY_HEADS, Adapted, Family, Foundation, Task, parts_of
 from tunesmith.elsewhere import Elsewhere, Read, read_rows, require_language, require_rows
@@ -23,15 +24,15 @@ from tunesmith.general import beside
 from tunesmith.generate import Speaker, with_replies
 from tunesmith.given import Predictions
 from tunesmith.house import House, Prepared
-from tunesmith.retain.drift import Texts, drift, hidden_states
+from tunesmith.retain.drift import Drift, States, Texts, drift, hidden_states
 from tunesmith.select.load import load_model
+from tunesmith.select.safety import tensor_sizes, weight_files
 
 MASKED = "AutoModelForMaskedLM"
 METRICS = {"general": OF_TEXTS, "masked": ("perplexity", "token_accuracy")}
 """What is measured of texts."""
 
-States = Mapping[str, Tensor]
-Found = Predictions | States
+Found = Predictions | Mapping[str, States]
 
 
 @dataclass(frozen=True)
@@ -73,31 +74,32 @@ class Probe:
     def number(self, found: Found) -> dict[str, float | None]:
         """What the journal keeps of an answer."""
         if isinstance(found, Predictions):
-            value = find(self.metrics[0])(found)
-            return {find(self.metrics[0]).name: value if math.isfinite(value) else None}
-        return {"cka": _mean(self._drift(found))}
+            return {find(self.metrics[0]).name: _finite(find(self.metrics[0])(found))}
+        return {"cka": _finite(self._drift(found).mean)}
 
     def loss(self, found: Found) -> float:
         """How much is lost by this answer, as one number of which less is better."""
         if isinstance(found, Predictions):
             metric = find(self.metrics[0])
             return -metric(found) if metric.higher_is_better else metric(found)
-        return 1 - _mean(self._drift(found))
+        return 1 - self._drift(found).mean
 
-    def _drift(self, found: States) -> dict[str, float]:
+    def _drift(self, found: Mapping[str, States], level: float | None = None) -> Drift:
         assert self.before is not None
         assert not isinstance(self.before, Predictions)
-        return {name: value for name, value in drift(self.before, found).items() if math.isfinite(value)}
+        return drift(self.before, found, level)
 
     def compared(self, after: Found, house: House) -> dict[str, Any]:
         """What `evaluation.json` holds of it."""
         options, rows = self.options, self.rows
         said = {"name": options.name, "kind": options.kind, "source": options.source}
         if not isinstance(after, Predictions):
-            layers = self._drift(after)
-            tokens = max(len(states) for states in after.values())
+            found = self._drift(after, house.recipe.evaluate.level)
+            layers = found.layers
+            tokens = max(len(states.values) for states in after.values())
+            limits = {"cka": _finite(found.mean), "low": _finite(found.low), "high": _finite(found.high)}
             worst = min(layers, key=lambda name: layers[name], default=None)
-            return {**said, "tokens": tokens, "layers": layers, "cka": _mean(layers), "lowest": worst}
+            return {**said, "tokens": tokens, "layers": layers, **limits, "lowest": worst}
         before = self.before if isinstance(self.before, Predictions) else None
         metrics = beside(before, after, self.metrics, house)
         return {**said, "rows": len(rows.records), "unusable": rows.unusable, "metrics": metrics}
@@ -120,6 +122,30 @@ def require_probes(house: House, foundation: Foundation) -> None:
             raise UserError(key, "a masked head cannot be put behind prompts or prefixes", "use kind: drift")
         if options.source is not None:
             require_rows(house, foundation, Elsewhere(key, options.source))
+
+
+def require_masked_head(house: House, foundation: Foundation) -> None:
+    """Refuses a masked probe of a model whose files hold nothing of a masked head, before weights are read.
+
+    It is asked of the run's own model alone: a later stage starts from other files. Raises UserError.
+    """
+    for place, options in enumerate(house.recipe.evaluate.probes):
+        if options.kind == "masked" and not _holds_masked_head(foundation):
+            raise _without_masked_head(foundation, f"evaluate.probes.{place}")
+
+
+def _holds_masked_head(foundation: Foundation) -> bool:
+    """Whether any tensor of the files is one of a masked head; so of a head that is made of the embeddings alone."""
+    model = skeleton(foundation.config, MASKED)
+    given: Any = model.get_input_embeddings()
+    wanted = {name.partition(".")[0] for name, one in model.named_parameters() if one is not given.weight}
+    wanted -= {model.base_model_prefix}
+    kept = {name.partition(".")[0] for path in weight_files(foundation.folder) for name in tensor_sizes(path)}
+    return not wanted or bool(wanted & kept)
+
+
+def _without_masked_head(foundation: Foundation, key: str) -> UserError:
+    return UserError(key, f"{foundation.card.name} comes without a masked head", "use kind: drift")
 
 
 def opened(house: House, foundation: Foundation, prepared: Prepared, adapted: Adapted, task: Task) -> tuple[Probe, ...]:
@@ -168,7 +194,7 @@ def _masked_head(foundation: Foundation, house: House, key: str) -> nn.Module:
     """The base with its masked head. Raises UserError where it comes without."""
     loaded = load_model(foundation, MASKED, {}, seed=house.recipe.seed)
     if loaded.head:
-        raise UserError(key, f"{foundation.card.name} comes without a masked head", "use kind: drift")
+        raise _without_masked_head(foundation, key)
     return torch.nn.Module.to(loaded.model, house.world.device)
 
 
@@ -200,9 +226,11 @@ def told(entry: Mapping[str, Any]) -> str:
     """One sentence: what became of a probe."""
     if entry["kind"] == "drift":
         lowest = entry["layers"].get(entry["lowest"])
-        values = figures(entry["cka"], lowest)
+        if lowest is None:
+            return f"{entry['name']}: {entry['tokens']} tokens are too few, or too alike, to compare hidden states"
         return (
-            f"{entry['name']}: hidden states are like the base's by a CKA of {values[0]}, at least {values[1]} "
+            f"{entry['name']}: hidden states are like the base's by a CKA of "
+            f"{interval(entry['cka'], entry['low'], entry['high'])}, at least {figures(lowest)[0]} "
             f"(layer {entry['lowest']}), on {entry['tokens']} tokens"
         )
     name, one = next(iter(entry["metrics"].items()))
@@ -215,5 +243,5 @@ def told(entry: Mapping[str, Any]) -> str:
     )
 
 
-def _mean(values: Mapping[str, float]) -> float:
-    return sum(values.values()) / len(values) if values else 0.0
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -10,7 +10,7 @@ from tunesmith.deploy import EXPORTERS
 from tunesmith.errors import UserError, nearest, shown
 from tunesmith.evaluate import METRICS
 from tunesmith.parts import said
-from tunesmith.recipe_stages import GENERAL, Stage, conflicts
+from tunesmith.recipe_stages import GENERAL, PROBE, Stage, conflicts
 from tunesmith.recipe_yaml import Place
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def conflicts_of(recipe: "Recipe") -> list[InitErrorDetails]:
 def _unheard(recipe: "Recipe | Stage", metric: str) -> str | None:
     """Why a metric cannot be watched while training: of texts that are not generated then."""
     watching = recipe.task.parts.get(metric.partition("/")[0], recipe.task)
-    silent = metric.startswith(GENERAL) or metric.rpartition("/")[2] in SILENT
+    silent = metric.startswith((GENERAL, PROBE)) or metric.rpartition("/")[2] in SILENT
     if silent or not hasattr(watching, "decoding") or recipe.evaluate.validation_replies:
         return None
     return f"{metric} needs generated texts; set evaluate.validation_replies, or watch loss"

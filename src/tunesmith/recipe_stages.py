@@ -22,13 +22,17 @@ from tunesmith.train.options import TrainOptions
 GENERAL = "general/"
 """What stands before the metrics of general texts (`evaluate.general`) in a gate."""
 GENERAL_METRICS = ("perplexity", "bits_per_byte")
+PROBE = "probe/"
+"""What stands before the name of one of `evaluate.probes` in a gate."""
 
 
 class Gate(Options):
-    """What a stage must reach for the next one to start: judged on validation rows, never on test rows."""
+    """What a stage must reach, or keep, for the next one to start; test rows have no part in it."""
 
     metric: str | None = Field(
-        None, description="Metric to look at; None: the task's main one. `loss` and `general/perplexity` are allowed."
+        None,
+        description="Metric to look at; None: the task's main one. `loss`, `general/perplexity` and `probe/NAME` (the "
+        "main metric of one of `evaluate.probes`; the mean CKA of drift) are allowed.",
     )
     at_least: float | None = Field(None, description="The value must not be lower.")
     at_most: float | None = Field(None, description="The value must not be higher.")
@@ -37,11 +41,14 @@ class Gate(Options):
         description="By how much it must be better than the stage's baseline: the model before the stage where that "
         "can do the task already, else the best of the simple models.",
     )
+    most_lost: float | None = Field(
+        None, ge=0, description="By how much general texts or a probe may be worse than before the stage, as numbers."
+    )
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
-        if self.at_least is None and self.at_most is None and self.gain is None:
-            raise ValueError("lets everything through; write at_least, at_most or gain")
+        if self.at_least is None and self.at_most is None and self.gain is None and self.most_lost is None:
+            raise ValueError("lets everything through; write at_least, at_most, gain or most_lost")
         return self
 
 
@@ -90,12 +97,16 @@ def _unjudged(gate: Gate, stage: Stage) -> str | None:
     """Why a gate cannot be judged."""
     own = stage.task.metrics
     metric = gate.metric or own[0]
-    if metric.startswith(GENERAL):
+    if metric not in own and metric.startswith(GENERAL):
         if metric.removeprefix(GENERAL) not in GENERAL_METRICS:
             return f"metric {shown(metric)} is not measured; {nearest(metric, map(GENERAL.__add__, GENERAL_METRICS))}"
         if gate.gain is not None:
-            return "gain is for metrics of the task; general texts take at_most"
+            return "gain is for metrics of the task; general texts take at_most or most_lost"
         return None if stage.evaluate.general is not None else f"{metric} needs texts; name them with evaluate.general"
+    if metric not in own and metric.startswith(PROBE):
+        return _unprobed(gate, metric.removeprefix(PROBE), stage)
+    if gate.most_lost is not None:
+        return f"most_lost is for general texts and probes; write metric: {PROBE}NAME, or use gain"
     if metric not in (*own, "loss"):
         return f"metric {shown(metric)} is not measured; {nearest(metric, (*own, 'loss'))}"
     if stage.data.validation == 0 or stage.train.max_steps == 0:
@@ -104,6 +115,20 @@ def _unjudged(gate: Gate, stage: Stage) -> str | None:
         return "there is no baseline for this task to gain over; use at_least or at_most"
     if gate.gain is not None and metric == "loss":
         return "gain is for a metric, not for the loss; use at_most"
+    return None
+
+
+def _unprobed(gate: Gate, name: str, stage: Stage) -> str | None:
+    """Why a gate cannot be judged by the probe of this name."""
+    probes = {probe.name: probe for probe in stage.evaluate.probes}
+    if not probes:
+        return f"{shown(PROBE + name)} needs a probe of this stage; name it in evaluate.probes"
+    if name not in probes:
+        return f"this stage has no probe {shown(name)}; {nearest(name, probes)}"
+    if gate.gain is not None:
+        return "gain is for metrics of the task; probes take at_least, at_most or most_lost"
+    if probes[name].source is None and stage.data.validation == 0:
+        return f"probe {shown(name)} would look at rows that judge; give it a source, or set data.validation"
     return None
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 from tunesmith.commit import locked, write_file
 from tunesmith.errors import UserError, named, shown
+from tunesmith.options import path_keys
 from tunesmith.recipe import Change, Recipe, changed, recipe_from
 
 FORMAT = 1
@@ -99,7 +100,8 @@ class Run:
             return run
         if any(not change.allowed for change in differences):
             raise OtherRecipe(folder, differences)
-        if any(change.key.startswith(("data.", "model.")) for change in differences):
+        files = {f"task.{key}" for key in path_keys(recipe.task)}  # type: ignore[arg-type]  # tasks are options
+        if any(change.key.startswith(("data.", "model.")) or change.key in files for change in differences):
             run.offered = recipe  # what lies at other paths may be something else
         elif differences or not run.recipe_file.exists():
             run._adopt(recipe, differences)

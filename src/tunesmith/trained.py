@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from tunesmith import commit
 from tunesmith.batch import Encoded, padding_for
+from tunesmith.commit import NOTE
 from tunesmith.contracts import Artifact, Corpus, Record, Task, parts_of
 from tunesmith.delivery import card_facts, golden_rows, portable
-from tunesmith.deploy import EXPORTERS, NOTE
+from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.export import export as write_artifact
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.parity import golden
@@ -172,7 +173,7 @@ def evaluate(run: Run, data: Path) -> dict[str, Any]:
 def _outputs(run: Run, predictor: Predictor, data: Encoded, records: Sequence[Record]) -> Outputs:
     """What the model gives for some rows: one entry or more for each record, and none for any other."""
     assert set(data.rows.tolist()) == {record.row for record in records}
-    return _beside_base(run, predictor, data) if predictor.task.compares else predictor.outputs(data, records)
+    return predictor.outputs(referred(run, predictor, data), records)
 
 
 def _unread(data: Encoded) -> list[str]:
@@ -184,15 +185,17 @@ def _unread(data: Encoded) -> list[str]:
     return [f"{len(data.refused)} more rows cannot be read by this model ({why}), and are not counted"]
 
 
-def _beside_base(run: Run, predictor: Predictor, data: Encoded) -> Outputs:
-    """The outputs of rows whose task compares with the base model, which is loaded for it once more."""
+def referred(run: Run, predictor: Predictor, data: Encoded) -> Encoded:
+    """The rows beside what the run's base model gives them, which is loaded for it once more where the task compares
+    with that; as they are for any other task."""
     task, codec, device = predictor.task, predictor.codec, Inference(predictor.world)
+    if not task.compares:
+        return data
     foundation = open_foundation(run.recipe().model, run.folder)
     base = load_model(foundation, task.auto_class(foundation.family), task.head(), seed=0).model
     torch.nn.Module.to(base, predictor.world.device)
     padding = padding_for(task.columns(), codec.tokenizer.pad_token_id)
-    known = task.refer(data, all_outputs(base, task, data, padding, device).values)
-    return all_outputs(predictor.model, task, known, padding, device).outputs
+    return task.refer(data, all_outputs(base, task, data, padding, device).values)
 
 
 def _remarks(records: Sequence[Record], train: Sequence[Record]) -> list[str]:

@@ -49,6 +49,9 @@ class MethodOptions(Options):
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
         """Every model will do."""
 
+    def require_tokens(self, model: PreTrainedModel, family: Family) -> None:
+        """New tokens learn with all else."""
+
     def positions(self, family: Family) -> int:
         return 0
 
@@ -86,17 +89,19 @@ class PeftMethod(MethodOptions):
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
         self.configuration(model, family, {})
 
+    def require_tokens(self, model: PreTrainedModel, family: Family) -> None:
+        if family is Family.ENCODER_DECODER:
+            found = "PEFT trains single rows of embeddings in one place, and encoder-decoders hold them in several"
+            raise UserError("model.new_tokens", found, "use method: full")
+        if not hasattr(self.configuration(model, family, {}), "trainable_token_indices"):
+            raise UserError("model.new_tokens", "this method cannot train rows of embeddings", "use method: lora")
+
     def adapt(
         self, model: PreTrainedModel, codec: Codec, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
-        if rows and codec.family is Family.ENCODER_DECODER:
-            found = "PEFT trains single rows of embeddings in one place, and encoder-decoders hold them in several"
-            raise UserError("model.new_tokens", found, "use method: full")
         common = {"task_type": task_type(model), "modules_to_save": list(head)}
-        config = self.configuration(model, codec.family, common)
+        config: Any = self.configuration(model, codec.family, common)
         if rows:
-            if not hasattr(config, "trainable_token_indices"):
-                raise UserError("model.new_tokens", "this method cannot train rows of embeddings", "use method: lora")
             config.trainable_token_indices = {name: list(rows) for name in tables(model)}
         torch.manual_seed(seed)
         with quiet():

@@ -21,13 +21,14 @@ class Head(MethodOptions):
         if auto_class in VOCABULARY_HEADS:
             raise UserError("method", "this task adds no head to the model, so nothing would learn", "use full or lora")
 
+    def require_tokens(self, model: PreTrainedModel, family: Family) -> None:
+        raise UserError("model.new_tokens", "only the head learns, so they never would", "use full or lora")
+
     def adapt(
         self, model: PreTrainedModel, codec: Codec, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
         if not head:
             raise UserError("method", "the model has this task's head already", "use full, partial or lora")
-        if rows:
-            raise UserError("model.new_tokens", "only the head learns, so they never would", "use full or lora")
         moving = tuple(name for name, _ in model.named_parameters() if any(f".{part}." in f".{name}" for part in head))
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in moving)

@@ -42,11 +42,12 @@ class Partial(MethodOptions):
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
         self._moving(model)
 
+    def require_tokens(self, model: PreTrainedModel, family: Family) -> None:
+        raise UserError("model.new_tokens", "this method would leave them untrained", "use full or lora")
+
     def adapt(
         self, model: PreTrainedModel, codec: Codec, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
-        if rows:
-            raise UserError("model.new_tokens", "this method would leave them untrained", "use full or lora")
         moving = self._moving(model) | set(_under([name for name, _ in model.named_parameters()], head))
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in moving)

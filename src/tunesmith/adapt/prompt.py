@@ -35,14 +35,15 @@ class VirtualMethod(MethodOptions):
     def begin(self, model: PreTrainedModel, codec: Codec, common: dict[str, Any]) -> Virtual:
         """The model with vectors that have their first values. common: what each of PEFT's configurations takes."""
 
+    def require_tokens(self, model: PreTrainedModel, family: Family) -> None:
+        raise UserError("model.new_tokens", "this method cannot train rows of embeddings", "use method: lora")
+
     def loads_plainly(self, family: Family, auto_class: str, config: PretrainedConfig) -> bool:
         return loads_plainly(family, auto_class, config)
 
     def adapt(
         self, model: PreTrainedModel, codec: Codec, head: Sequence[str], seed: int, rows: Sequence[int] = ()
     ) -> Adapted:
-        if rows:
-            raise UserError("model.new_tokens", "this method cannot train rows of embeddings", "use method: lora")
         common = {
             "task_type": task_type(model),
             "modules_to_save": list(head),

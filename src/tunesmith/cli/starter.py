@@ -6,7 +6,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.deploy import NOTE
+from tunesmith.commit import NOTE
 from tunesmith.errors import UserError, named, nearest, shown
 from tunesmith.prepare.detect import detect
 from tunesmith.recipe_yaml import write_value

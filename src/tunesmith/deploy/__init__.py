@@ -2,8 +2,6 @@
 
 from tunesmith.catalog import Catalog
 
-NOTE = "tunesmith.json"
-"""The file of an exported model that says what tunesmith needs to load it again."""
 EXPORTERS = Catalog(
     "exporter",
     safetensors="tunesmith.deploy.export:write_full",

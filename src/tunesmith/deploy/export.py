@@ -12,8 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tunesmith import commit
+from tunesmith.commit import NOTE
 from tunesmith.contracts import Artifact
-from tunesmith.deploy import EXPORTERS, NOTE
+from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.card import model_card
 from tunesmith.deploy.parcel import Parcel
 from tunesmith.deploy.parity import check_parity

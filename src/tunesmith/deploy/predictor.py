@@ -14,8 +14,8 @@ from torch import nn
 
 from tunesmith import commit
 from tunesmith.batch import Encoded, encoded, padding_for
+from tunesmith.commit import NOTE
 from tunesmith.contracts import Codec, Family, Record, Task
-from tunesmith.deploy import NOTE
 from tunesmith.deploy.export import FORMAT
 from tunesmith.errors import BadRow, UserError
 from tunesmith.forward import Inference, all_outputs

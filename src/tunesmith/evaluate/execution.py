@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.errors import UserError, named, shown
-from tunesmith.evaluate.sandbox import LIMITS, Limits, Ran, run_many, run_python
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Where a completed function is over (Chen et al. 2021, arXiv:2107.03374, section 3.2)."""
@@ -63,16 +62,6 @@ class Attempt:
     completion: str
     test: str
     entry_point: str
-
-
-def check_python(prompt: str, completion: str, test: str, entry_point: str, limits: Limits = LIMITS) -> Ran:
-    """Whether the answer passes the test, in a sandbox: see `program` for what is run, `run_python` for the walls."""
-    return run_python(program(Attempt(prompt, completion, test, entry_point)), limits=limits)
-
-
-def check_many(attempts: Iterable[Attempt], limits: Limits = LIMITS, workers: int = 2) -> list[Ran]:
-    """`check_python` of each attempt, in their order, `workers` at a time."""
-    return run_many(map(program, attempts), limits=limits, workers=workers)
 
 
 def program(attempt: Attempt) -> str:
@@ -163,9 +152,12 @@ def query_results(
     rows: int = ROWS,
     compile_only: bool = False,
 ) -> list[list[Row] | str]:
-    """What `query_rows` gives for each query, or why it gives nothing; quicker, since they share a process.
+    """The rows that each SELECT gives, in SQLite's order, or why it gives none; they share a process.
 
-    compile_only: they are not run, so all statements are permitted and none gives a row.
+    A query reads and does nothing else: no writing, ATTACH, PRAGMA or extension; a file is opened read-only, as one
+    that nobody changes. Text that is not UTF-8 gets replacement characters. One fails that is wrong, is not permitted,
+    takes longer than `seconds`, too much memory, or gives more than `rows`. Raises UserError for a database that cannot
+    be read. compile_only: they are not run, so all statements are permitted and none gives a row.
     """
     request = {
         "file": database.absolute().as_uri() if isinstance(database, Path) else "",
@@ -186,18 +178,6 @@ def query_results(
         if len(said) < len(batch):
             answers.append(end)  # the one that the process ended with; the others go on in a new one
     return answers
-
-
-def query_rows(database: Database, sql: str, *, seconds: float = SECONDS, rows: int = ROWS) -> list[Row]:
-    """The rows of one SELECT, in the order in which SQLite gives them.
-
-    Reads and does nothing else: no writing, ATTACH, PRAGMA or extension; a file is opened read-only, as one that nobody
-    changes. Text that is not UTF-8 gets replacement characters. Raises QueryFailed for a query that is wrong, is not
-    permitted, takes longer than `seconds`, too much memory or gives more than `rows`; UserError for a database that
-    cannot be read.
-    """
-    (answer,) = query_results(database, [sql], seconds=seconds, rows=rows)
-    return _rows_or_failure(answer, sql)
 
 
 def same_result(gold_sql: str, answer_sql: str, database: Database, *, seconds: float = SECONDS) -> bool:

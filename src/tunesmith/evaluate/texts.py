@@ -52,22 +52,17 @@ class TextMetric:
 
 def rouge(
     kind: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"],
-    *,
-    stemmer: bool = False,
     words: Literal["latin", "unicode"] = "latin",
 ) -> TextMetric:
     """The mean F1 of ROUGE, best of each row's references. rougeLsum takes each line for a sentence.
 
     words: "latin" is rouge_score's own tokenizer, which keeps a-z and 0-9 alone (see `share_dropped`); "unicode" keeps
     the letters, marks and digits of every script, and each letter of scripts without blanks for itself.
-    stemmer: English words lose their endings. Raises ValueError where both are asked for.
     Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries"; rouge_score's `score_multi`.
     """
-    if stemmer and words == "unicode":
-        raise ValueError("the stemmer is for English words of rouge_score's own tokenizer")
 
     def rows(gold: Gold, answers: Sequence[str]) -> NDArray[np.float64]:
-        scorer = _rouge_scorer(kind, stemmer, words)
+        scorer = _rouge_scorer(kind, words)
 
         def score(references: Sequence[str], answer: str) -> float:
             return float(scorer.score_multi(references, answer)[kind].fmeasure)
@@ -75,7 +70,7 @@ def rouge(
         return _counted(gold, answers, score)
 
     def note(references: int | None) -> str:
-        return f"{kind} F1|stemmer:{'yes' if stemmer else 'no'}|words:{words}|rouge-score:{version('rouge-score')}"
+        return f"{kind} F1|stemmer:no|words:{words}|rouge-score:{version('rouge-score')}"
 
     return TextMetric(rows, _mean, note)
 
@@ -90,7 +85,7 @@ def share_dropped(texts: Iterable[str]) -> float:
     return sum(not letter.isascii() for letter in letters) / len(letters) if letters else 0.0
 
 
-def bleu(tokenizer: Literal["13a", "intl", "zh", "char", "none"] = "13a", *, lowercase: bool = False) -> TextMetric:
+def bleu(tokenizer: Literal["13a", "zh", "char"] = "13a") -> TextMetric:
     """BLEU of the corpus, 0 to 100, as sacrebleu computes it; the reference of the closest length counts for brevity.
 
     tokenizer: "13a" for texts with blanks between words, "zh" for Chinese, "char" for other scripts without. Texts of
@@ -101,21 +96,21 @@ def bleu(tokenizer: Literal["13a", "intl", "zh", "char", "none"] = "13a", *, low
     def metric() -> "SacreMetric":
         from sacrebleu.metrics.bleu import BLEU
 
-        return BLEU(tokenize=tokenizer, lowercase=lowercase, force=True)
+        return BLEU(tokenize=tokenizer, force=True)
 
     return _sacrebleu(metric)
 
 
-def chrf(word_order: Literal[0, 1, 2] = 0) -> TextMetric:
-    """chrF2 of the corpus, 0 to 100, as sacrebleu computes it; with word order 2, chrF2++.
+def chrf() -> TextMetric:
+    """chrF2 of the corpus, 0 to 100, as sacrebleu computes it.
 
-    Source: Popović 2015 and 2017.
+    Source: Popović 2015.
     """
 
     def metric() -> "SacreMetric":
         from sacrebleu.metrics.chrf import CHRF
 
-        return CHRF(word_order=word_order)
+        return CHRF()
 
     return _sacrebleu(metric)
 
@@ -153,26 +148,26 @@ def answer_f1(units: Units = "words") -> TextMetric:
     return _answer_metric(short.f1s, "F1", units)
 
 
-def same_number(find: Literal["marked", "last"] = "marked") -> TextMetric:
+def same_number() -> TextMetric:
     """The share of texts whose result is that of a reference, as a number: 18, 18.0 and $18 are equal.
 
-    find: "marked" takes the number behind `####` alone, as GSM8K's own `is_correct` does; "last" takes the last number
-    of a text without that mark, which is fair to models that never saw it. A row without a number in any of its
-    references cannot be judged. Source: Cobbe et al. 2021, arXiv:2110.14168.
+    The result is the number behind `####` alone, as GSM8K's own `is_correct` takes it; of a reference without that mark
+    its last number. A row without a number in any of its references cannot be judged.
+    Source: Cobbe et al. 2021, arXiv:2110.14168.
     """
 
     def rows(gold: Gold, answers: Sequence[str]) -> NDArray[np.float64]:
         results = [{final_number(reference, "last") for reference in references} - {None} for references in gold]
         out = np.zeros((len(gold), 2))
         for row, (right, answer) in enumerate(zip(results, answers, strict=True)):
-            out[row] = float(final_number(answer, find) in right), bool(right)
+            out[row] = float(final_number(answer, "marked") in right), bool(right)
         return out
 
-    return TextMetric(rows, _mean, lambda _: f"equal numbers|find:{find}")
+    return TextMetric(rows, _mean, lambda _: "equal numbers|find:marked")
 
 
 def final_number(text: str, find: Literal["marked", "last"]) -> Decimal | None:
-    """The first number behind the first `####`, or None; without that mark see `same_number`.
+    """The first number behind the first `####`; of a text without that mark none, or its last number.
 
     Dollar signs and commas between digits are left out.
     """
@@ -238,10 +233,10 @@ def _sacrebleu(make: Callable[[], "SacreMetric"], *, higher_is_better: bool = Tr
     return TextMetric(rows, total, note, higher_is_better)
 
 
-def _rouge_scorer(kind: str, stemmer: bool, words: str) -> Any:
+def _rouge_scorer(kind: str, words: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
-    return RougeScorer([kind], use_stemmer=stemmer, tokenizer=_UnicodeWords() if words == "unicode" else None)
+    return RougeScorer([kind], tokenizer=_UnicodeWords() if words == "unicode" else None)
 
 
 class _UnicodeWords:

@@ -24,6 +24,7 @@ CHECKS = Catalog(
     spellings="tunesmith.prepare.audit:spellings",
     header="tunesmith.prepare.audit:header",
     balance="tunesmith.prepare.audit:balance",
+    absent="tunesmith.prepare.audit:absent",
     characters="tunesmith.prepare.audit:characters",
     constant="tunesmith.prepare.audit:constant",
 )
@@ -211,6 +212,17 @@ def balance(splits: Splits, task: Task) -> Iterator[Finding]:
         remedy = "; task.balance can even that out" if hasattr(task, "balance") else ""
         message = f"'{most}' has {many} training {unit} and '{least}' {few}{remedy}"
         yield Finding("balance", "warning", message, many)
+
+
+def absent(splits: Splits, task: Task) -> Iterator[Finding]:
+    """Labels that the recipe names and no training row has: they cannot be learned."""
+    gold = task.gold(splits["train"][:1])
+    learned = {label for record in splits["train"] for label in _labels(record.target, gold.kind)}
+    missing = [label for label in gold.labels if label not in learned] if learned else []
+    if missing:
+        named = ", ".join(map(shown, missing[:SHOWN])) + (" …" if len(missing) > SHOWN else "")
+        message = f"{len(missing)} labels of the recipe have no training row, and cannot be learned: {named}"
+        yield Finding("absent", "warning", message, len(missing))
 
 
 def characters(splits: Splits, task: Task) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from tunesmith.commit import NOTE
 from tunesmith.errors import UserError, nearest
 from tunesmith.select.options import ModelOptions
 
@@ -57,7 +58,7 @@ def find_source(options: ModelOptions, base: Path) -> Source:
 
 def _called(folder: Path) -> str:
     """What a model in a folder is called: by the folder, or where that is a run's `artifact`, by the run."""
-    ours = (folder, *folder.parents) if (folder / "tunesmith.json").is_file() else ()
+    ours = (folder, *folder.parents) if (folder / NOTE).is_file() else ()
     artifact = next((place for place in ours if place.name == "artifact"), None)
     return folder.name if artifact is None else artifact.parent.name
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from tunesmith.errors import BadRow, UserError, nearest, shown
 from tunesmith.tasks.control_tokens import ControlTokens, mapped
 from tunesmith.tasks.messages import Conversation
+from tunesmith.tasks.time_limit import time_limit
 
 PLAIN = (
     "{{ bos_token }}"
@@ -68,8 +69,12 @@ PROBE_TOOL = {
     },
 }
 PROBE_CALL = {"id": "call00000", "type": "function", "function": {"name": "clock", "arguments": {"zone": "UTC"}}}
-TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+TEMPLATE_FAULTS = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError
+)  # fmt: skip
 """What running a template can raise: its own words, and faults of its expressions."""
+TEMPLATE_SECONDS = 10.0
+"""How long a template may work on one conversation."""
 REASONING_TAGS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|START_THINKING|>", "<|END_THINKING|>"))
 NO_REASONING = re.compile("|".join(rf"\s*{re.escape(a)}\s*{re.escape(b)}\s*" for a, b in REASONING_TAGS))
 
@@ -82,15 +87,12 @@ class ChatOptions:
 
     template: a name of TEMPLATES or a Jinja text; None for the tokenizer's own, `plain` where it has none.
     variables: what the template is given besides (`enable_thinking`, say). fold_system: where a template has no system
-    turn, its text becomes the start of the first user turn, instead of a refused row. text_tokens: added tokens that
-    texts may spell (`<answer>`, say). grade_empty_reasoning: an empty reasoning block of the template is learned, too.
+    turn, its text becomes the start of the first user turn, instead of a refused row.
     """
 
     template: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     fold_system: bool = False
-    text_tokens: tuple[str, ...] = ()
-    grade_empty_reasoning: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,20 +188,23 @@ class ChatFormat:
     def write(self, messages: Messages, tools: Sequence[Any] | None, *, prompt: bool = False) -> str:
         """The template's text of marked messages; with its generation prompt for a `prompt`.
 
-        Raises BadRow with the template's words when it refuses, UserError when it is no template or may not run.
+        It runs in the sandbox of `transformers`, which lets it reach and change nothing outside.
+        Raises BadRow with the template's words when it refuses, UserError when it is no template, may not run, or does
+        not come to an end.
         """
         if not messages:
             raise BadRow("messages", "a reply without a turn before it", "a turn that it replies to", "no_prompt")
         try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages),  # type: ignore[arg-type]
-                tools=list(tools) if tools else None,
-                chat_template=self.template,
-                add_generation_prompt=prompt,
-                tokenize=False,
-                **self.options.variables,
-            )
-        except (TemplateSyntaxError, SecurityError) as error:
+            with time_limit(TEMPLATE_SECONDS):
+                text = self.tokenizer.apply_chat_template(
+                    list(messages),  # type: ignore[arg-type]
+                    tools=list(tools) if tools else None,
+                    chat_template=self.template,
+                    add_generation_prompt=prompt,
+                    tokenize=False,
+                    **self.options.variables,
+                )
+        except (TemplateSyntaxError, SecurityError, TimeoutError) as error:
             raise UserError(
                 "chat template", f"cannot be run: {shown(str(error), 200)}", "give another one as task.template"
             ) from error
@@ -266,11 +271,7 @@ def chat_format(
         template = "plain"
     if template is not None and "{" not in template:
         template = named_template(tokenizer, template, encoder_decoder=encoder_decoder)
-    for token in options.text_tokens:
-        ends = token in (tokenizer.bos_token, tokenizer.eos_token) or token in (template or _own(tokenizer))
-        if ends or token not in tokenizer.get_added_vocab():
-            raise UserError("text_tokens", f"'{token}' is no added token that a text may spell", "leave it out")
-    control = ControlTokens(tokenizer, template or _own(tokenizer), options.text_tokens)
+    control = ControlTokens(tokenizer, template or _own(tokenizer))
     opening, closing = _wrapping(tokenizer)
     bare = ChatFormat(tokenizer, template, options, control, encoder_decoder, opening, closing)
     traits = _traits(bare)

@@ -16,21 +16,20 @@ from tunesmith.errors import BadRow, UserError
 class ControlTokens:
     """The tokens that only a template may write, and a way to keep texts that spell them apart.
 
-    Guarded are all special tokens and all other added ones, except `allowed`, blanks, and words (they begin and end
-    with a letter or digit) that the template does not use. `mark` hides what spells one, or could become one beside the
+    Guarded are all special tokens and all other added ones, except blanks and words (they begin and end with a
+    letter or digit) that the template does not use. `mark` hides what spells one, or could become one beside the
     template's text, behind a name that nobody can guess; then the template runs; `encode` gives ids in which control
     ids stand only where the template wrote them. Where nothing spells one they are the tokenizer's own ids of the text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, allowed: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         if not tokenizer.is_fast:
             raise UserError("tokenizer", "has no fast form", "chat needs a tokenizer with a tokenizer.json")
         self.tokenizer = tokenizer
         self.ids = {
             token.content: number
             for number, token in tokenizer.added_tokens_decoder.items()
-            if token.content not in allowed
-            and (token.special or token.content in template or not _is_text(token.content))
+            if token.special or token.content in template or not _is_text(token.content)
         }
         # An unknown letter gives the unknown token, which in some tokenizers is the end token, too.
         unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}

@@ -13,22 +13,18 @@ OPENED = re.compile(r"\[\[([^\[\]|\n]*)\|")
 """How a mark [[LABEL|words]] begins."""
 
 
-def read_tokens(
-    row: Mapping[str, Any], column: str, space_after: str | None = None
-) -> tuple[str, list[tuple[int, int]]]:
-    """The text of a row's words, and where each of them lies in it, in characters.
+def read_tokens(row: Mapping[str, Any], column: str) -> tuple[str, list[tuple[int, int]]]:
+    """The text of a row's words, joined with a space each, and where each of them lies in it, in characters.
 
-    Words are joined with one space each, or with none where the column `space_after` says False. Raises BadRow.
+    Raises BadRow.
     """
     words = _listed(row, column, "a list of words")
-    gaps = [True] * len(words) if space_after is None else _listed(row, space_after, "a list of true and false")
-    _check_lengths(space_after or column, gaps, words)
     text, places = "", []
-    for number, (word, gap) in enumerate(zip(words, gaps, strict=True)):
+    for number, word in enumerate(words):
         if not isinstance(word, str) or not word:
             raise BadRow(f"{column}[{number}]", shown(word), "a word", "bad_token")
         places.append((len(text), len(text) + len(word)))
-        text += word + " " * bool(gap and number + 1 < len(words))
+        text += word + " " * (number + 1 < len(words))
     if not text.strip():
         raise BadRow(column, "no words", "a list of words", "empty_text")
     return text, places
@@ -39,14 +35,13 @@ def read_tags(
     tokens: str,
     tags: str,
     scheme: Scheme | None,
-    space_after: str | None = None,
     names: Sequence[str] | None = None,
 ) -> tuple[str, tuple[Span, ...]]:
     """Text and spans of a row that holds words and a tag for each. Raises BadRow; scheme: as in `spans_of`.
 
     names: of tags that are numbers, in order.
     """
-    text, places = read_tokens(row, tokens, space_after)
+    text, places = read_tokens(row, tokens)
     listed = _listed(row, tags, "a list of tags")
     _check_lengths(tags, listed, places)
     found = [_tag(value, f"{tags}[{place}]", names) for place, value in enumerate(listed)]

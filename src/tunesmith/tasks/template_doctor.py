@@ -168,8 +168,7 @@ def _reasoning(format: ChatFormat) -> tuple[Level, str]:
         return "warning", "the template drops the reasoning of a reply; only what follows it is learned"
     if not block:
         return "ok", "reasoning is written, and no empty block where there is none"
-    graded = "learned" if format.options.grade_empty_reasoning else "not learned"
-    message = f"the template puts {shown(block)} before a reply without reasoning; it is {graded}"
+    message = f"the template puts {shown(block)} before a reply without reasoning; it is not learned"
     variables = {**format.options.variables, "enable_thinking": False}
     other = chat_format(
         format.tokenizer, replace(format.options, variables=variables), encoder_decoder=format.encoder_decoder

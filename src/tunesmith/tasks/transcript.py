@@ -126,7 +126,7 @@ def _reply(
 ) -> tuple[list[int], Reply]:
     """The ids of marked messages up to a reply, their last, and where it lies; behind an encoder the reply's alone."""
     control, traits = format.control, format.traits
-    block = "" if reasoned or format.options.grade_empty_reasoning else traits.empty_reasoning
+    block = "" if reasoned else traits.empty_reasoning
     prompt = format.write_prompt(messages[:-1], tools)
     rest = _behind(format, prompt, format.write(messages, tools), reasoned)
     stop = next((found for found in control.written.finditer(rest) if found[0] in traits.stops), None)
