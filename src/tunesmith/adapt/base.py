@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tunesmith.adapt.layers import block_layers, chosen, leaf_names, sizes, tables, transposed
+from tunesmith.adapt.merging import Mix, Stored, averaged, require_values
 from tunesmith.contracts import Adapted, Codec, Family
 from tunesmith.errors import UserError
 from tunesmith.options import Options
@@ -40,6 +42,8 @@ class MethodOptions(Options):
     merges: ClassVar[bool] = True
     loader: ClassVar[str] = ""
     narrow: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
+    """Whether the values of several adapters may be averaged one by one."""
 
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
         """Every model will do."""
@@ -63,6 +67,17 @@ class MethodOptions(Options):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         raise UserError("deploy.formats", "there is no adapter to write", "use safetensors")
+
+    def require_mixing(self, adapters: Sequence[Stored], wanted: Mix) -> None:
+        """Refuses, before a weight of the base is read, adapters that cannot become one. Raises UserError."""
+        if not self.averages:
+            found = "holds factors of a product, and a product of averages is not the average of the products"
+            raise UserError(adapters[0].name, found, "merge LoRAs, or export it as safetensors")
+        require_values(adapters, wanted)
+
+    def mixed(self, base: PreTrainedModel, adapters: Sequence[Stored], wanted: Mix) -> Stored:
+        """Several adapters of this method as one. base: a model of their build, which is used up."""
+        return replace(adapters[0], tensors=averaged(adapters, wanted.shares))
 
 
 class PeftMethod(MethodOptions):

@@ -109,4 +109,5 @@ def _note(kind: str, parcel: Parcel) -> dict[str, object]:
         "max_tokens": parcel.max_tokens,
         **({"loader": parcel.method.loader} if kind == "adapter" and parcel.method.loader else {}),
         **({"vocabulary": parcel.foundation.embedded} if parcel.foundation.grown else {}),
+        **({"merged": parcel.facts["merged"]} if "merged" in parcel.facts else {}),
     }
