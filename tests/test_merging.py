@@ -1,6 +1,7 @@
 """Merged adapters are what the way of merging says, leave as any adapter does, and are refused where they differ."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -459,8 +460,6 @@ def test_adapters_that_read_rows_otherwise_are_refused(bases: Path, tmp_path: Pa
 
 
 def test_an_adapter_that_was_damaged_is_not_merged(shelf: Path, bases: Path, tmp_path: Path) -> None:
-    import shutil
-
     from tunesmith.commit import Broken
 
     shutil.copytree(shelf / "first", tmp_path / "damaged")
@@ -541,6 +540,18 @@ def test_runs_are_merged_on_rows_of_the_first_and_judged_on_rows_that_are_given(
     assert lines[3].split()[1] == f"{again['metrics']['accuracy']['value']:.3f}"
     assert main(["merge", "merged", "ties", "--base", "tiny", "--data", "half0.csv", "--json", "--out", "twice"]) == 0
     assert list(json.loads(capsys.readouterr().out)["scores"]) == ["merged", "ties", "twice"]
+
+
+def test_adapters_of_one_name_are_told_apart_by_their_paths(
+    shelf: Path, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("x", "y"):
+        shutil.copytree(shelf / "first", tmp_path / place / "first")
+    given: dict[str, Any] = {"data": shelf / "rows.jsonl", "base": str(bases / "bert")}
+    made = api.merge(["x/first", "y/first"], "out", **given)
+    assert list(made.scores) == ["x/first", "y/first", "out"]
+    assert list(api.merge(["x/first", "out"], "more/out", **given).scores) == ["x/first", "out", "more/out"]
 
 
 def test_values_that_began_apart_are_said_to_have(

@@ -94,7 +94,7 @@ def merge(
     wanted = mix(len(places), how, weights, density=density, rank=rank, seed=seed)
     if out.exists():
         raise UserError(named(out), "is there already", "name another folder with --out")
-    inputs = [_input(place) for place in places]
+    inputs, name = _told_apart([_input(place) for place in places], out)
     first = inputs[0]
     for other in inputs[1:]:
         _require_alike(first, other)
@@ -117,8 +117,8 @@ def merge(
         _write(place, inputs, made, wanted)
         predictor = replace(opened(place, where), task=task)  # whose files lie where the first run has them
         if data is not None:
-            scores[out.name] = judged(predictor, records, bar_of(place, where))
-        facts = _facts(out.name, inputs, wanted, made, data, scores.get(out.name))
+            scores[name] = judged(predictor, records, bar_of(place, where))
+        facts = _facts(out.name, inputs, wanted, made, data, scores.get(name))
         artifact = export("adapter", parcel_of(predictor, place, records, facts, where), out)
     return Merged(artifact, wanted, scores, _notes(inputs))
 
@@ -145,6 +145,13 @@ def _input(place: Path) -> Input:
     codec = Codec(tokenizer, Family(note["family"]), AutoConfig.from_pretrained(folder, local_files_only=True))
     name = f"{name}/{part}" if part else name
     return Input(name, folder, run, part, note, read(folder, named(place)), read_task(note["task"], folder), codec)
+
+
+def _told_apart(inputs: Sequence[Input], out: Path) -> tuple[list[Input], str]:
+    """The inputs, and what the new one is called; where two would have one name, all are called by their paths."""
+    if len({*(one.name for one in inputs), out.name}) > len(inputs):
+        return list(inputs), out.name
+    return [replace(one, name=one.adapter.name) for one in inputs], named(out)
 
 
 def _owner(folder: Path) -> tuple[Run | None, str]:

@@ -147,7 +147,8 @@ def _kind(adapter: Stored) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set | list | tuple) else value
+    """The value as values are compared: of names, PEFT may write one twice when an adapter is saved again."""
+    return sorted(set(value)) if isinstance(value, set | list | tuple) else value
 
 
 def averaged(
