@@ -473,11 +473,11 @@ def test_an_exported_adapter_is_merged_into_its_base_on_rows_that_are_given(
     shelf: Path, bases: Path, tmp_path: Path
 ) -> None:
     base, data = str(bases / "bert"), shelf / "rows.jsonl"
-    made = api.export(shelf / "first", "safetensors", out=tmp_path / "whole", data=data, base=base)
+    made = api.export(shelf / "first", "safetensors", out=tmp_path / "new" / "whole", data=data, base=base)
     assert made.parity["passed"]
     row = {"text": "the lamp is late"}
     (ours,), (theirs,) = (
-        api.ask(tmp_path / "whole", [row]),
+        api.ask(tmp_path / "new" / "whole", [row]),
         api.ask(api.open_predictor(shelf / "first", base=base), [row]),
     )
     assert dict(ours.scores) == pytest.approx(dict(theirs.scores), abs=1e-5)

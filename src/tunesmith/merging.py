@@ -119,6 +119,7 @@ def merge(
         if data is not None:
             scores[name] = judged(predictor, records, bar_of(place, where))
         facts = _facts(out.name, inputs, wanted, made, data, scores.get(name))
+        out.parent.mkdir(parents=True, exist_ok=True)
         artifact = export("adapter", parcel_of(predictor, place, records, facts, where), out)
     return Merged(artifact, wanted, scores, _notes(inputs))
 

@@ -317,6 +317,7 @@ def export_artifact(folder: Path, kind: str, *, out: Path, data: Path | None, ba
     facts: dict[str, Any] = {"name": folder.resolve().name, "packages": environment()["packages"]}
     facts |= {"method": {"kind": OF_FILES[kind_of_file(folder)]}}
     facts |= {key: value for key, value in note_of(folder).items() if key == "merged"}
+    out.parent.mkdir(parents=True, exist_ok=True)
     return write_artifact(kind, parcel_of(predictor, folder, records, facts, place), out)
 
 
