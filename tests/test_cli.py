@@ -20,7 +20,21 @@ from tunesmith.recipe import load_recipe, recipe_from
 from tunesmith.recipe_schema import SCHEMA_FILE
 from tunesmith.run import Run
 
-VERBS = ("new", "run", "compare", "audit", "show", "list", "evaluate", "ask", "export", "serve", "doctor", "schema")
+VERBS = (
+    "new",
+    "run",
+    "compare",
+    "audit",
+    "show",
+    "list",
+    "evaluate",
+    "ask",
+    "export",
+    "merge",
+    "serve",
+    "doctor",
+    "schema",
+)
 HEAVY = ("torch", "transformers", "numpy", "yaml", "matplotlib", "sklearn")
 SMALL = {"model": "builtin:minilm", "task": {"kind": "classification"}, "data": "rows.csv"}
 IMPORTED = """
@@ -352,7 +366,7 @@ def test_importing_the_package_is_light_and_its_names_resolve():
 
 
 def test_the_api_has_the_words_of_the_command_line():
-    assert {"run", "audit", "evaluate", "ask", "export", "serve", "load_recipe", "open_run"} <= set(
+    assert {"run", "audit", "evaluate", "ask", "export", "merge", "serve", "load_recipe", "open_run"} <= set(
         tunesmith.api.__all__
     )
     for name in tunesmith.api.__all__:

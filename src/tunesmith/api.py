@@ -1,6 +1,7 @@
-"""The verbs of the command line as functions: run, compare, audit, view, evaluate, ask, export, serve."""
+"""The verbs of the command line as functions: run, compare, audit, view, evaluate, ask, export, merge, serve."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ from tunesmith.run import Run, final, is_run
 
 if TYPE_CHECKING:
     from tunesmith.contracts import Artifact
+    from tunesmith.deploy.adapters import Adapters
     from tunesmith.deploy.predictor import Predictor, Predictors
     from tunesmith.given import Answer
     from tunesmith.house import Screen
+    from tunesmith.merging import Merged
     from tunesmith.trained import Row
 
 __all__ = [
@@ -24,6 +27,8 @@ __all__ = [
     "evaluate",
     "export",
     "load_recipe",
+    "merge",
+    "open_adapters",
     "open_predictor",
     "open_run",
     "rows",
@@ -206,30 +211,100 @@ def ask(model: "Predictor | Predictors | Run | Path | str", rows: "Sequence[Row]
     return trained.ask(predictor, rows, first=first)
 
 
-def evaluate(run: Run | Path | str, data: Path | str | None = None) -> dict[str, Any]:
-    """How good the model of a run is on the rows in `data`, or on its own held-out rows as the run found it."""
-    opened = Run.open(final(_folder(run)))
+def evaluate(run: Run | Path | str, data: Path | str | None = None, *, base: str | None = None) -> dict[str, Any]:
+    """How good the model of a run is on the rows in `data`, or on its own held-out rows as the run found it.
+
+    run: also the folder of an exported model, which needs `data`. base: an exported adapter's base model, where it is
+    neither built in nor in the local cache.
+    """
+    folder = _folder(run)
+    from tunesmith import trained
+
+    if not is_run(folder):
+        if data is None:
+            raise UserError(named(folder), "is an exported model, which holds no rows", "give some with --data")
+        return trained.evaluate_artifact(folder, Path(data), base=base)
+    if base is not None:
+        raise UserError("--base", "a run knows its own base", "leave it out; it is for exported adapters")
+    opened = Run.open(final(folder))
     if data is None:
         judged: dict[str, Any] | None = opened.read_json("evaluation.json")
         if judged is None:
             fix = f"go on with it: tunesmith run {quote(named(opened.folder))}"
             raise UserError(named(opened.folder), "has not been judged", fix)
         return judged
-    from tunesmith import trained
-
     return trained.evaluate(opened, Path(data))
 
 
-def export(run: Run | Path | str, kind: str = "safetensors", *, out: Path | str | None = None) -> "Artifact":
-    """The model of a run in a standard format, in `out` or RUN/exports/KIND, proved to answer as it did."""
-    opened = Run.open(final(_folder(run)))
+def merge(
+    adapters: Sequence[Run | Path | str],
+    out: Path | str,
+    *,
+    how: str = "linear",
+    weights: Sequence[float] | None = None,
+    density: float | None = None,
+    rank: int | None = None,
+    seed: int | None = None,
+    data: Path | str | None = None,
+    base: str | None = None,
+) -> "Merged":
+    """The adapters of several runs or exported folders, over one base and for one task, as one adapter in `out`.
+
+    how: linear, ties, dare_linear, dare_ties or magnitude_prune (all but linear for LoRA alone). weights: one each; by
+    default equal ones. density: the share of a change's entries that is kept, by default half. rank: of a merged LoRA.
+    seed: of what dare draws. data: rows with answers, on which all are judged and the result is proved; without, it is
+    proved on rows of the first run. base: the base model, where it is not found.
+    """
+    places = [_folder(one) for one in adapters]
+    from tunesmith import merging
+
+    rows = None if data is None else Path(data)
+    more: dict[str, Any] = {"density": density, "rank": rank, "seed": seed, "data": rows, "base": base}
+    return merging.merge(places, Path(out), how, weights, **more)
+
+
+def export(
+    run: Run | Path | str,
+    kind: str = "safetensors",
+    *,
+    out: Path | str | None = None,
+    data: Path | str | None = None,
+    base: str | None = None,
+) -> "Artifact":
+    """The model of a run in a standard format, in `out` or RUN/exports/KIND, proved to answer as it did.
+
+    run: also the folder of an exported adapter, which needs `out`, and `data`: rows with answers to prove it on. base:
+    its base model, where it is not found.
+    """
+    folder = _folder(run)
     from tunesmith import trained
 
-    return trained.export(opened, kind, out=None if out is None else Path(out))
+    if not is_run(folder):
+        if out is None:
+            raise UserError(named(folder), "is an exported model", "say with --out where another is to be written")
+        rows = None if data is None else Path(data)
+        return trained.export_artifact(folder, kind, out=Path(out), data=rows, base=base)
+    if data is not None or base is not None:
+        what = "--data" if data is not None else "--base"
+        raise UserError(what, "a run has its own rows and base", "leave it out; it is for exported adapters")
+    return trained.export(Run.open(final(folder)), kind, out=None if out is None else Path(out))
+
+
+def open_adapters(models: Mapping[str, Run | Path | str], *, base: str | None = None) -> "Adapters":
+    """Several models side by side under these names, ready to answer; what they have in common is held once.
+
+    Made for adapters over one base, whatever their tasks and methods. `.ask(NAME, ROWS)` asks one, from any thread;
+    `[NAME]` is it, for `ask`. base: the base of exported adapters, where it is not found.
+    """
+    from tunesmith import trained
+    from tunesmith.deploy.adapters import Adapters
+
+    folders = {name: _folder(model) for name, model in models.items()}
+    return Adapters({name: partial(trained.open_predictor, folder, base=base) for name, folder in folders.items()})
 
 
 def serve(
-    run: Run | Path | str,
+    run: Run | Path | str | Mapping[str, Run | Path | str],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -238,12 +313,13 @@ def serve(
 ) -> None:
     """Answers over HTTP until a signal comes. A key is read from the variable TUNESMITH_API_KEY.
 
-    port: 0 for any that is free. tell: is given the address, such as http://127.0.0.1:8000, once it is taken.
+    run: one model, or several by the names under which they are served side by side. port: 0 for any that is free.
+    tell: is given the address, such as http://127.0.0.1:8000, once it is taken.
     """
-    predictor = open_predictor(run, base=base)
+    models = open_adapters(run, base=base) if isinstance(run, Mapping) else open_predictor(run, base=base)
     from tunesmith.deploy import server
 
-    server.serve(predictor, host=host, port=port, tell=tell)
+    server.serve(models, host=host, port=port, tell=tell)
 
 
 def _folder(run: Run | Path | str) -> Path:

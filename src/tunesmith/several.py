@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 class Several(nn.Module):
@@ -43,13 +44,7 @@ def _share(model: nn.Module, head: Sequence[str], known: dict[str, nn.Parameter]
     Parameters are the same where their names are, without the name of the backbone in its class, and their shapes.
     One that the model itself uses in two places (embeddings that are also the output layer) stays one.
     """
-    wrapped, prefix = _beginnings(model)
-    places = [
-        (module, key, parameter, f"{path}.{key}".removeprefix(wrapped).removeprefix(prefix))
-        for path, module in model.named_modules()
-        for key, parameter in module._parameters.items()
-        if parameter is not None
-    ]
+    places = _places(model)
     swapped: dict[int, nn.Parameter] = {}
     for _, _, parameter, name in places:
         if any(f".{part}." in f".{name}" for part in head):
@@ -60,6 +55,45 @@ def _share(model: nn.Module, head: Sequence[str], known: dict[str, nn.Parameter]
     for module, key, parameter, _ in places:
         if id(parameter) in swapped:
             module._parameters[key] = swapped[id(parameter)]
+
+
+def share_equal(model: nn.Module, known: dict[str, nn.Parameter]) -> int:
+    """Puts known parameters in the place of this model's that have the same name, shape, type, device and values, and
+    adds those that are new; how many numbers are not held twice any more.
+
+    Outputs stay the same to the bit. Neither the models nor `known` may be trained afterwards.
+    """
+    saved: dict[int, int] = {}
+    for module, key, parameter, name in _places(model):
+        other = known.setdefault(name.replace(".base_layer.", "."), parameter)
+        if other is not parameter and _equal(other, parameter):
+            saved[id(parameter)] = parameter.numel()
+            module._parameters[key] = other
+    return sum(saved.values())
+
+
+def _equal(one: nn.Parameter, other: nn.Parameter) -> bool:
+    alike = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device) and torch.equal(one, other)
+    ours, theirs = _scales(one), _scales(other)
+    return alike and len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+
+
+def _scales(parameter: nn.Parameter) -> list[Tensor]:
+    """What a parameter in few bits is multiplied by; nothing of any other."""
+    state, scale = getattr(parameter, "quant_state", None), getattr(parameter, "SCB", None)
+    found = [] if state is None else [value for _, value in sorted(state.as_dict(packed=True).items())]
+    return found if scale is None else [*found, scale]
+
+
+def _places(model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter, str]]:
+    """Where each parameter stands: its module, its key there, itself, and its name in the pre-trained part."""
+    wrapped, prefix = _beginnings(model)
+    return [
+        (module, key, parameter, f"{path}.{key}".removeprefix(wrapped).removeprefix(prefix))
+        for path, module in model.named_modules()
+        for key, parameter in module._parameters.items()
+        if parameter is not None
+    ]
 
 
 def _beginnings(model: nn.Module) -> tuple[str, str]:

@@ -3,8 +3,8 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any, cast
@@ -13,9 +13,11 @@ import torch
 from pydantic import ValidationError
 
 from tunesmith import commit
+from tunesmith.adapt import OF_FILES
+from tunesmith.artefact import Place, base_of, kind_of_file, note_of, parcel_of
 from tunesmith.batch import Encoded, padding_for
 from tunesmith.commit import NOTE
-from tunesmith.contracts import Artifact, Corpus, Record, Task, parts_of
+from tunesmith.contracts import Artifact, Corpus, Foundation, Record, Task, parts_of
 from tunesmith.delivery import card_facts, golden_rows, portable
 from tunesmith.deploy import EXPORTERS
 from tunesmith.deploy.export import export as write_artifact
@@ -24,6 +26,7 @@ from tunesmith.deploy.parity import golden
 from tunesmith.deploy.predictor import Predictor, Predictors, unreadable
 from tunesmith.errors import BadRow, UserError, named, nearest, shown
 from tunesmith.evaluate.judge import judge, together
+from tunesmith.evaluate.options import EvaluateOptions
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.given import Answer, Outputs
 from tunesmith.options import path_fields, with_paths
@@ -32,15 +35,15 @@ from tunesmith.prepare.corpus import read_corpus
 from tunesmith.prepare.sources import RawRow, read_source
 from tunesmith.prepare.split import text_key
 from tunesmith.recipe import Recipe
-from tunesmith.run import Run, final
+from tunesmith.run import Run, environment, final
 from tunesmith.select.foundation import fit_tokenizer, open_foundation
 from tunesmith.select.load import load_model
 from tunesmith.select.options import ModelOptions
-from tunesmith.select.source import BUILTIN
 from tunesmith.tasks import TASKS
 
 Row = str | Sequence[str] | Mapping[str, Any]
 """A text; the texts of a pair; or texts by column."""
+NO_TRAIN = "the training rows are not there as they were, so no baseline and no overlap was looked for"
 
 
 def artifacts(run: Run) -> dict[str, dict[str, Path]]:
@@ -64,9 +67,9 @@ def open_predictor(place: Path, *, base: str | None = None) -> Predictor | Predi
     base: the folder or hub id of an adapter's base model, where it is not the run's own, built in, or cached.
     """
     if (place / NOTE).is_file():
-        return _opened(place, None if base is None else ModelOptions(name=base), Path())
+        return opened(place, place_of(base))
     run, name = Run.open(final(place)), place.resolve().name
-    parts = {part: _of_run(run, part, found, base) for part, found in artifacts(run).items()}
+    parts = {part: of_run(run, part, found, place_of(base, run)) for part, found in artifacts(run).items()}
     if "" in parts:
         return replace(parts[""], name=name)
     task = run.recipe().task
@@ -74,44 +77,44 @@ def open_predictor(place: Path, *, base: str | None = None) -> Predictor | Predi
     return Predictors(name, task.model_copy(update={"tasks": learned}), parts)  # type: ignore[attr-defined]
 
 
-def _of_run(run: Run, part: str, found: Mapping[str, Path], base: str | None) -> Predictor:
+def place_of(base: str | None, run: Run | None = None) -> Place:
+    """Where the base of an adapter is looked for: where one says, else where the recipe of its run does, if any."""
+    if base is not None:
+        return Place(ModelOptions(name=base))
+    return Place() if run is None else Place(run.recipe().model, run.folder)
+
+
+def of_run(run: Run, part: str, found: Mapping[str, Path], place: Place) -> Predictor:
     """The model of a run, or of a part of its task, which looks for the task's files where the run's recipe has them.
 
-    found: its artefacts by kind.
+    found: its artefacts by kind. place: of the base.
     """
-    folder, recipe = found.get("safetensors") or next(iter(found.values())), run.recipe()
-    model, start = (recipe.model, run.folder) if base is None else (ModelOptions(name=base), Path())
-    opened, own = _opened(folder, model, start), cast(Any, parts_of(recipe.task)[part])
+    folder = found.get("safetensors") or next(iter(found.values()))
+    predictor, own = opened(folder, place), cast(Any, parts_of(run.recipe().task)[part])
     paths = {name: getattr(own, name) for name in path_fields(type(own)).values()}
     if not paths:
-        return opened
-    task = cast(Any, opened.task).model_copy(update=paths)
-    return replace(opened, task=with_paths(task, lambda path: str(run.folder / Path(path).expanduser())))
+        return predictor
+    task = cast(Any, predictor.task).model_copy(update=paths)
+    return replace(predictor, task=with_paths(task, lambda path: str(run.folder / Path(path).expanduser())))
 
 
-def _opened(folder: Path, model: ModelOptions | None, start: Path) -> Predictor:
-    def read_task(spec: Mapping[str, Any]) -> Task:
-        try:
-            return cast(Task, Part(TASKS).made(spec))
-        except ValidationError as error:
-            found = error.errors(include_url=False)[0]
-            where = ".".join(map(str, found["loc"]))
-            raise UserError(named(folder / NOTE), f"task.{where}: {found['msg']}", "export it again") from error
+def opened(folder: Path, place: Place) -> Predictor:
+    """The model in an exported folder. place: of the base, where it is an adapter."""
 
     def find_base(name: str, revision: str | None) -> Path:
-        built_in = next((key for key, (_, hub_id) in BUILTIN.items() if hub_id == name), name)
-        options = model or ModelOptions(name=built_in, revision=revision)
-        try:
-            foundation = open_foundation(options, start)
-        except UserError as error:
-            raise UserError(named(folder), f"its base: {error.found}", "say where it is with --base") from error
-        wanted = json.loads((folder / NOTE).read_text(encoding="utf-8"))["base_sha256"]
-        if foundation.card.weights_sha256 != wanted:
-            found = f"is not the base that this adapter was trained on ({foundation.card.weights_sha256[:12]})"
-            raise UserError(shown(options.name), found, f"its weights must have the sha256 {wanted[:12]}…; see --base")
-        return foundation.folder
+        return base_of(folder, place).folder
 
-    return Predictor.open(folder, read_task=read_task, find_base=find_base)
+    return Predictor.open(folder, read_task=lambda spec: read_task(spec, folder), find_base=find_base)
+
+
+def read_task(spec: Mapping[str, Any], folder: Path) -> Task:
+    """The task that the note in `folder` tells of. Raises UserError for one that this version does not know."""
+    try:
+        return cast(Task, Part(TASKS).made(spec))
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        where = ".".join(map(str, found["loc"]))
+        raise UserError(named(folder / NOTE), f"task.{where}: {found['msg']}", "export it again") from error
 
 
 def ask(predictor: Predictor | Predictors, rows: Sequence[Row], *, first: int = 1) -> list[Answer]:
@@ -138,42 +141,82 @@ def evaluate(run: Run, data: Path) -> dict[str, Any]:
     """
     predictor, recipe = open_predictor(run.folder), run.recipe()
     records, left_out = records_of(predictor.task, data, lenient=recipe.data.on_bad_row == "skip")
-    options = recipe.evaluate
     train = _training_rows(recipe, run)
-    if not train:
-        options = options.model_copy(update={"baselines": False})
+    options = recipe.evaluate if train else recipe.evaluate.model_copy(update={"baselines": False})
     remarks = [*_remarks(records, train), *([f"{left_out} bad rows were left out"] if left_out else [])]
+
+    def base() -> Foundation:
+        return open_foundation(recipe.model, run.folder)
+
+    return judged(predictor, records, Bar(options, recipe.seed, base, train, remarks))
+
+
+def evaluate_artifact(folder: Path, data: Path, *, base: str | None = None) -> dict[str, Any]:
+    """The same of an exported model, which knows no training rows and so has no baselines. base: as of
+    `open_predictor`."""
+    predictor, place = opened(folder, place_of(base)), place_of(base)
+    records, _ = records_of(predictor.task, data, lenient=False)
+    return judged(predictor, records, bar_of(folder, place))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What new rows are judged with. base: opens the base, for tasks that compare with it. train: the training rows.
+
+    remarks: what must be known of the rows.
+    """
+
+    options: EvaluateOptions
+    seed: int
+    base: Callable[[], Foundation]
+    train: Sequence[Record] = ()
+    remarks: Sequence[str] = ()
+
+
+def bar_of(folder: Path, place: Place) -> Bar:
+    """What an exported model is judged with. place: of its base."""
+
+    def base() -> Foundation:
+        if note_of(folder)["kind"] != "adapter":
+            raise UserError(named(folder), "does not say where its base is", "give the folder of its run")
+        return base_of(folder, place)
+
+    return Bar(EvaluateOptions(baselines=False), 0, base, (), [NO_TRAIN])
+
+
+def judged(predictor: Predictor | Predictors, records: Sequence[Record], bar: Bar) -> dict[str, Any]:
+    """What `evaluation.json` holds, for these rows."""
     found: dict[str, dict[str, Any]] = {}
-    judged: set[int] = set()
+    counted: set[int] = set()
     refused: dict[int, str] = {}
     for name, part in (predictor.parts if isinstance(predictor, Predictors) else {"": predictor}).items():
-        known, asked = (predictor.task.of_part(name, of) for of in (train, records))
+        known, asked = (predictor.task.of_part(name, of) for of in (bar.train, records))
         if not asked:
             continue
         encoded_rows = part.read(asked)
         rows = [record for record in asked if record.row not in encoded_rows.refused]
         refused |= encoded_rows.refused
-        judged |= {record.row for record in rows}
+        counted |= {record.row for record in rows}
         if rows:
             found[name] = judge(
-                part.task.predictions(_outputs(run, part, encoded_rows, rows), rows),
+                part.task.predictions(_outputs(bar, part, encoded_rows, rows), rows),
                 part.task,
                 splits={"train": known, "test": rows},
                 split="test",
-                options=options,
-                seed=recipe.seed,
-                remarks=[*remarks, *_unread(encoded_rows)],
+                options=bar.options,
+                seed=bar.seed,
+                remarks=[*bar.remarks, *_unread(encoded_rows)],
             )
     if not found:
         first = next(record for record in records if record.row in refused)
         raise UserError(first.where, f"{unreadable(refused[first.row])}, and so are all rows", "give others")
-    return found[""] if "" in found else together(found, predictor.task, len(judged))
+    return found[""] if "" in found else together(found, predictor.task, len(counted))
 
 
-def _outputs(run: Run, predictor: Predictor, data: Encoded, records: Sequence[Record]) -> Outputs:
+def _outputs(bar: Bar, predictor: Predictor, data: Encoded, records: Sequence[Record]) -> Outputs:
     """What the model gives for some rows: one entry or more for each record, and none for any other."""
     assert set(data.rows.tolist()) == {record.row for record in records}
-    return predictor.outputs(referred(run, predictor, data), records)
+    return predictor.outputs(referred(bar.base, predictor, data), records)
 
 
 def _unread(data: Encoded) -> list[str]:
@@ -185,13 +228,13 @@ def _unread(data: Encoded) -> list[str]:
     return [f"{len(data.refused)} more rows cannot be read by this model ({why}), and are not counted"]
 
 
-def referred(run: Run, predictor: Predictor, data: Encoded) -> Encoded:
+def referred(base_of_run: Callable[[], Foundation], predictor: Predictor, data: Encoded) -> Encoded:
     """The rows beside what the run's base model gives them, which is loaded for it once more where the task compares
     with that; as they are for any other task."""
     task, codec, device = predictor.task, predictor.codec, Inference(predictor.world)
     if not task.compares:
         return data
-    foundation = open_foundation(run.recipe().model, run.folder)
+    foundation = base_of_run()
     base = load_model(foundation, task.auto_class(foundation.family), task.head(), seed=0).model
     torch.nn.Module.to(base, predictor.world.device)
     padding = padding_for(task.columns(), codec.tokenizer.pad_token_id)
@@ -201,7 +244,7 @@ def referred(run: Run, predictor: Predictor, data: Encoded) -> Encoded:
 def _remarks(records: Sequence[Record], train: Sequence[Record]) -> list[str]:
     """What the score of these rows cannot tell: that they were learned, or that nobody knows whether they were."""
     if not train:
-        return ["the training rows are not there as they were, so no baseline and no overlap was looked for"]
+        return [NO_TRAIN]
     known = {text_key(record) for record in train}
     seen = sum(text_key(record) in known for record in records)
     return [f"{seen} of these rows were trained on, so the score says little about new ones"] if seen else []
@@ -248,12 +291,9 @@ def export(run: Run, kind: str, *, out: Path | None = None) -> Artifact:
     An artefact that the run has is copied; "safetensors" is made of an adapter by merging it into its base.
     Raises UserError for a folder that is there already, and for a format that the run cannot give.
     """
-    if kind not in EXPORTERS:
-        raise UserError(f"--format {shown(kind)}", "is not known", nearest(kind, EXPORTERS))
-    parts = artifacts(run)
     target = out or run.folder / "exports" / kind
-    if target.exists():
-        raise UserError(named(target), "is there already", "name another folder with --out")
+    _require_new(kind, target)
+    parts = artifacts(run)
     if kind != "safetensors" and any(kind not in found for found in parts.values()):
         raise UserError(named(run.folder), "has no adapter: all weights were trained", "use --format safetensors")
     made = []
@@ -264,6 +304,33 @@ def export(run: Run, kind: str, *, out: Path | None = None) -> Artifact:
     if len(made) == 1:
         return made[0]
     return Artifact(kind, target, sum(one.bytes for one in made), _of_all([one.parity for one in made]))
+
+
+def export_artifact(folder: Path, kind: str, *, out: Path, data: Path | None, base: str | None) -> Artifact:
+    """An exported adapter in another folder or format, proved on rows of `data`. Raises UserError as `export` does."""
+    _require_new(kind, out)
+    if note_of(folder)["kind"] != "adapter":
+        raise UserError(named(folder), "is a full model already", "copy the folder")
+    if data is None:
+        raise UserError(
+            named(folder), "is an exported adapter, which holds no rows", "give some to prove it on: --data"
+        )
+    place = place_of(base)
+    predictor = opened(folder, place)
+    records, _ = records_of(predictor.task, data, lenient=False)
+    facts: dict[str, Any] = {"name": folder.resolve().name, "packages": environment()["packages"]}
+    facts |= {"method": {"kind": OF_FILES[kind_of_file(folder)]}}
+    facts |= {key: value for key, value in note_of(folder).items() if key == "merged"}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return write_artifact(kind, parcel_of(predictor, folder, records, facts, place), out)
+
+
+def _require_new(kind: str, target: Path) -> None:
+    """Refuses a format that is not known, and a folder that is there. Raises UserError."""
+    if kind not in EXPORTERS:
+        raise UserError(f"--format {shown(kind)}", "is not known", nearest(kind, EXPORTERS))
+    if target.exists():
+        raise UserError(named(target), "is there already", "name another folder with --out")
 
 
 def _of_all(parities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -293,10 +360,10 @@ def _copied(run: Run, part: str, kind: str, source: Path, target: Path) -> Artif
 
 
 def _merged(run: Run, part: str, found: Mapping[str, Path], target: Path) -> Artifact:
-    recipe, predictor = run.recipe(), _of_run(run, part, found, None)
+    recipe, predictor = run.recipe(), of_run(run, part, found, place_of(None, run))
     foundation, task = open_foundation(recipe.model, run.folder), predictor.task
     fit_tokenizer(foundation, task.auto_class(foundation.family))
-    corpus = _corpus(recipe, run)
+    corpus = corpus_of(recipe, run)
     records, data = golden_rows(corpus, part, task, foundation.codec, predictor.max_tokens)
     padding = padding_for(task.columns(), foundation.tokenizer.pad_token_id)
     parcel = Parcel(
@@ -315,11 +382,12 @@ def _merged(run: Run, part: str, found: Mapping[str, Path], target: Path) -> Art
 def _training_rows(recipe: Recipe, run: Run) -> Sequence[Record]:
     """The rows that the run was trained on; none where they cannot be read any more, or are not what they were."""
     try:
-        corpus = _corpus(recipe, run)
+        corpus = corpus_of(recipe, run)
     except UserError:
         return ()
     return corpus.splits["train"] if corpus.fingerprint == run.read_json("audit.json")["fingerprint"] else ()
 
 
-def _corpus(recipe: Recipe, run: Run) -> Corpus:
+def corpus_of(recipe: Recipe, run: Run) -> Corpus:
+    """The rows of a run, read again. Raises UserError where they are not there any more."""
     return read_corpus(recipe.data, recipe.task, base=run.folder, seed=recipe.seed)

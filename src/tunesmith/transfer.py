@@ -20,6 +20,7 @@ from tunesmith.figures import figures
 from tunesmith.given import Predictions
 from tunesmith.prepare.corpus import read_corpus
 from tunesmith.run import Run
+from tunesmith.select.foundation import open_foundation
 from tunesmith.trained import open_predictor, referred
 
 BACKBONE = re.compile(r"(?:^|\.)\d+\.|embed")
@@ -108,7 +109,7 @@ def _later(column: Column, others: Sequence[Run]) -> list[dict[str, Any]]:
         return [{"why": "its rows are not there as they were"} for _ in others]
     data = predictor.read(asked)
     records = [record for record in asked if record.row not in data.refused]
-    data = referred(run, predictor, data)
+    data = referred(lambda: open_foundation(run.recipe().model, run.folder), predictor, data)
     metric, own = find(column.found["main"]), _predictions(predictor, data, records)
     cells = []
     for other in others:

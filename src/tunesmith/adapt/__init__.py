@@ -20,3 +20,16 @@ METHODS = Catalog(
     p_tuning="tunesmith.adapt.prompt:PTuning",
     prefix="tunesmith.adapt.prefix:Prefix",
 )
+OF_FILES = {
+    "LORA": "lora",
+    "BOTTLENECK": "adapter",
+    "IA3": "ia3",
+    "VERA": "vera",
+    "LOHA": "loha",
+    "LOKR": "lokr",
+    "OFT": "oft",
+    "PROMPT_TUNING": "prompt",
+    "P_TUNING": "p_tuning",
+    "PREFIX_TUNING": "prefix",
+}
+"""The method that an adapter's file is of, by the `peft_type` in it."""

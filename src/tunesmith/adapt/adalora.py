@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.base import CONFIG, WEIGHTS, TargetedMethod, changed_layers, require_rank, said_of
+from tunesmith.adapt.base import TargetedMethod, changed_layers, require_rank, said_of
 from tunesmith.adapt.layers import pattern_of, transposed
+from tunesmith.adapt.merging import CONFIG, WEIGHTS
 from tunesmith.contracts import Adapted, Codec, Family
 
 KEEP = 0.85

@@ -21,6 +21,7 @@ class Adapter(PeftMethod):
     learning_rate: ClassVar[float] = 1e-3
     merges: ClassVar[bool] = False
     loader: ClassVar[str] = "tunesmith.adapt.bottleneck:load"
+    averages: ClassVar[bool] = True
 
     places: Literal["houlsby", "pfeiffer", "parallel"] = Field(
         "houlsby",

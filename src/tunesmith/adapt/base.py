@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -14,14 +15,13 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tunesmith.adapt.layers import block_layers, chosen, leaf_names, sizes, tables, transposed
+from tunesmith.adapt.merging import Mix, Stored, averaged, require_values
 from tunesmith.adapt.quantised import dequantised, is_quantised
 from tunesmith.contracts import Adapted, Codec, Family
 from tunesmith.errors import UserError
 from tunesmith.options import Options
 from tunesmith.quiet import quiet
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-"""The files that PEFT writes."""
 TASK_TYPES = {
     "ForSequenceClassification": TaskType.SEQ_CLS,
     "ForTokenClassification": TaskType.TOKEN_CLS,
@@ -45,6 +45,8 @@ class MethodOptions(Options):
     loader: ClassVar[str] = ""
     narrow: ClassVar[bool] = False
     quantises: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
+    """Whether the values of several adapters may be averaged one by one."""
 
     def check(self, model: PreTrainedModel, family: Family, auto_class: str) -> None:
         """Every model will do."""
@@ -71,6 +73,17 @@ class MethodOptions(Options):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         raise UserError("deploy.formats", "there is no adapter to write", "use safetensors")
+
+    def require_mixing(self, adapters: Sequence[Stored], wanted: Mix) -> None:
+        """Refuses, before a weight of the base is read, adapters that cannot become one. Raises UserError."""
+        if not self.averages:
+            found = "holds factors of a product, and a product of averages is not the average of the products"
+            raise UserError(adapters[0].name, found, "merge LoRAs, or export it as safetensors")
+        require_values(adapters, wanted)
+
+    def mixed(self, base: PreTrainedModel, adapters: Sequence[Stored], wanted: Mix) -> Stored:
+        """Several adapters of this method as one. base: a model of their build, which is used up."""
+        return replace(adapters[0], tensors=averaged(adapters, wanted.shares))
 
 
 class PeftMethod(MethodOptions):
@@ -121,14 +134,12 @@ class PeftMethod(MethodOptions):
 
     def _over_plain(self, model: PeftModel) -> PeftModel:
         """The same adapter over plain weights, into which it can be merged without their being rounded once more."""
-        base: Any = model.get_base_model()
-        if getattr(base, "is_loaded_in_8bit", False):
+        if getattr(model.get_base_model(), "is_loaded_in_8bit", False):
             found = "a base in int8 rounds what comes into its layers, and no plain model does"
             raise UserError("deploy.formats", found, "use adapter, or model.quantise: nf4")
         with TemporaryDirectory() as folder, quiet():
             self.save(model, Path(folder))
-            base.is_loaded_in_4bit = False  # or (IA)³ would not be taken off
-            return PeftModel.from_pretrained(dequantised(model.unload()), folder)
+            return PeftModel.from_pretrained(dequantised(taken_off(model)), folder)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_adapter(model, folder)
@@ -145,6 +156,14 @@ class TargetedMethod(PeftMethod):
     def layers_of(self, model: PreTrainedModel) -> dict[str, nn.Module]:
         """The layers that are changed, by full name. Raises UserError for targets that the model does not have."""
         return chosen(linear_layers(model), self.targets, "method.targets")
+
+
+def taken_off(model: PeftModel) -> PreTrainedModel:
+    """The base without the adapter, which is used up."""
+    base: Any = model.get_base_model()
+    base.is_loaded_in_4bit = base.is_loaded_in_8bit = False  # or PEFT would not take (IA)³ off
+    unload: Any = getattr(model.base_model, "unload", None)
+    return base if unload is None else unload()  # type: ignore[no-any-return]
 
 
 def save_adapter(model: nn.Module, folder: Path) -> None:

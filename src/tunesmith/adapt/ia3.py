@@ -16,6 +16,7 @@ class IA3(PeftMethod):
 
     learning_rate: ClassVar[float] = 5e-3
     narrow: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
 
     def configuration(self, model: PreTrainedModel, family: Family, common: Mapping[str, Any]) -> IA3Config:
         layers = linear_layers(model)

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tunesmith.adapt.base import CONFIG, WEIGHTS, TargetedMethod, require_rank, said_of
+from tunesmith.adapt.base import TargetedMethod, require_rank, said_of
 from tunesmith.adapt.layers import leaf_names, pattern_of, transposed
+from tunesmith.adapt.merging import CONFIG, WEIGHTS, Mix, Stored, merged_changes, require_changes
 from tunesmith.contracts import Adapted, Codec, Family
 from tunesmith.errors import UserError, nearest
 
@@ -113,6 +114,12 @@ class LoRA(TargetedMethod):
         config["rank_pattern"] = {place: 2 * rank for place, rank in config["rank_pattern"].items()}
         config["alpha_pattern"] = {place: 2 * alpha for place, alpha in config["alpha_pattern"].items()}
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+    def require_mixing(self, adapters: Sequence[Stored], wanted: Mix) -> None:
+        require_changes(adapters, wanted)
+
+    def mixed(self, base: PreTrainedModel, adapters: Sequence[Stored], wanted: Mix) -> Stored:
+        return merged_changes(base, adapters, wanted)
 
 
 def chosen_by(place: str, layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

@@ -27,6 +27,7 @@ class VirtualMethod(MethodOptions):
     merges: ClassVar[bool] = False
     starts_at_base: ClassVar[bool] = False
     loader: ClassVar[str] = "tunesmith.adapt.virtual:load"
+    averages: ClassVar[bool] = True
     quantises: ClassVar[bool] = True
 
     tokens: int = Field(20, ge=1, description="Number of vectors before each text.")

@@ -224,8 +224,9 @@ def load(model: PreTrainedModel, folder: Path | str) -> Virtual:
     """The base `model` with the prompt or prefix that lies in `folder`, as `PeftModel.save_pretrained` wrote it."""
     config = PeftConfig.from_pretrained(str(folder))
     kind = WithPrefix if config.peft_type == PeftType.PREFIX_TUNING else Prompted
-    config.task_type = None  # or PEFT would take a class of its own
+    of_task, config.task_type = config.task_type, None  # or PEFT would take a class of its own
     loaded: Virtual = kind.from_pretrained(model, str(folder), config=config)  # type: ignore[assignment]
+    loaded.active_peft_config.task_type = of_task  # by which PEFT chooses its own, where this is saved again
     return loaded
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli import ask, audit, compare, doctor, evaluate, export, new, run, runs, schema, serve, show
+from tunesmith.cli import ask, audit, compare, doctor, evaluate, export, merge, new, run, runs, schema, serve, show
 from tunesmith.cli.screen import complain
 from tunesmith.errors import TunesmithError, UserError, shown
 
@@ -42,6 +42,7 @@ for name, verb in (
     ("evaluate", evaluate.evaluate),
     ("ask", ask.ask),
     ("export", export.export),
+    ("merge", merge.merge),
     ("serve", serve.serve),
     ("doctor", doctor.doctor),
     ("schema", schema.schema),

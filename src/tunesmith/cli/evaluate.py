@@ -10,9 +10,12 @@ from tunesmith.cli.show import say_scores
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of an exported model.")],
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="Rows with answers; those of the run when left out.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base of an exported adapter, where it is not found.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -24,7 +27,7 @@ def evaluate(
     """
     from tunesmith import api
 
-    judged = api.evaluate(run, data)
+    judged = api.evaluate(run, data, base=base)
     emit(judged) if as_json else _say(judged)
 
 

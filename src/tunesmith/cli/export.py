@@ -9,7 +9,7 @@ from tunesmith.cli.screen import say
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of an exported adapter.")],
     kind: Annotated[
         str, typer.Option("--format", "-f", help="`safetensors` (a full model) or `adapter`.")
     ] = "safetensors",
@@ -18,6 +18,12 @@ def export(
     ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder to write; inside the run when left out.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", help="Rows to prove an exported adapter on; a run has its own.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base of an exported adapter, where it is not found.")
     ] = None,
 ) -> None:
     """Write a trained model in a standard format, and prove that it answers as it did in training.
@@ -31,7 +37,7 @@ def export(
 
     if merge and kind == "adapter":
         raise UserError("command line, --merge", "an adapter stays apart from its base", "use --format safetensors")
-    artifact = api.export(run, kind, out=out)
+    artifact = api.export(run, kind, out=out, data=data, base=base)
     say(f"wrote {artifact.folder} ({artifact.bytes / 1e6:.1f} MB)")
     if artifact.parity:
         say(f"answers differ by at most {artifact.parity['max_difference']:.1e} on {artifact.parity['rows']} rows")

@@ -27,13 +27,15 @@ def model_card(kind: str, parcel: Parcel) -> str:
     facts, card = parcel.facts, parcel.foundation.card
     evaluation: Mapping[str, Any] = facts.get("evaluation") or {}
     kind_of = f"{'a' if card.family is Family.DECODER else 'an'} {card.family}"
+    made = "merged" if "merged" in facts else "fine-tuned"
     parts = [
         _head(kind, parcel, evaluation),
         f"# {inert(facts.get('name') or 'tuned model')}\n",
-        f"{inert(card.name)}, {kind_of} model ({inert(card.model_type)}), fine-tuned with tunesmith: "
+        f"{inert(card.name)}, {kind_of} model ({inert(card.model_type)}), {made} with tunesmith: "
         f"task `{_code(parcel.task_spec['kind'])}`, method `{_code(facts['method']['kind'])}`.\n",
         "## Use\n\n" + usage(kind, parcel),
         _labels(parcel),
+        *(["## Merged\n\n" + _merged(facts["merged"])] if "merged" in facts else []),
         "## Data\n\n" + _data(facts),
         "## Results\n\n" + _results(evaluation),
         "## Limits\n\n"
@@ -89,6 +91,34 @@ def _labels(parcel: Parcel) -> str:
     return f"Outputs in order: {shown}{more}.\n"
 
 
+WAYS = {
+    "linear": "The weighted sum",
+    "ties": "TIES (arXiv:2306.01708)",
+    "dare_linear": "DARE and the weighted sum (arXiv:2311.03099)",
+    "dare_ties": "DARE and TIES (arXiv:2311.03099, arXiv:2306.01708)",
+    "magnitude_prune": "The weighted sum of the largest entries",
+}
+"""How adapters were made one, in words."""
+
+
+def _merged(facts: Mapping[str, Any]) -> str:
+    """Which adapters this one was made of."""
+    rows = [
+        f"| {inert(one['name'])} | {one['weight']:g} | {one['share']:.4g} | `{_code(one['sha256'])}` |"
+        for one in facts["adapters"]
+    ]
+    table = "\n".join(["| adapter | weight | share | sha256 of its weights |", "|---|---|---|---|", *rows])
+    notes = "".join(f"\n{inert(note)}.\n" for note in facts["notes"])
+    if facts["rank"] is None:
+        return f"The average of these adapters' values and of their heads, by the shares.\n\n{table}\n{notes}"
+    kept = "" if facts["density"] is None else f", density {facts['density']:g}"
+    drawn = f", seed {facts['seed']}" if facts["seed"] is not None else ""
+    return (
+        f"{WAYS[facts['how']]}{kept}{drawn}, of what these adapters change, times the weights, at rank "
+        f"{facts['rank']}. Heads and the rows of new tokens are averages by the shares.\n\n{table}\n{notes}"
+    )
+
+
 def _data(facts: Mapping[str, Any]) -> str:
     ways = ", ".join(f"{count} {inert(way)}" for way, count in (facts.get("ways") or {}).items())
     files = "".join(
@@ -125,4 +155,5 @@ def _interval(entry: Mapping[str, Any]) -> str:
 
 def _made(facts: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{_code(name)} {_code(version)}" for name, version in (facts.get("packages") or {}).items())
-    return f"{packages}. Recipe sha256 `{_code(facts.get('recipe_sha256'))}`.\n"
+    recipe = facts.get("recipe_sha256")
+    return f"{packages}.{f' Recipe sha256 `{_code(recipe)}`.' if recipe else ''}\n"

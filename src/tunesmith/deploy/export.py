@@ -113,4 +113,5 @@ def _note(kind: str, parcel: Parcel) -> dict[str, object]:
         **({"loader": parcel.method.loader} if kind == "adapter" and parcel.method.loader else {}),
         **({"quantised": parcel.quantised} if kind == "adapter" and parcel.quantised else {}),
         **({"vocabulary": parcel.foundation.embedded} if parcel.foundation.grown else {}),
+        **({"merged": parcel.facts["merged"]} if "merged" in parcel.facts else {}),
     }

@@ -1,4 +1,4 @@
-"""A small HTTP server for one model: typed JSON, bounded in every direction, closed to the outside by default."""
+"""A small HTTP server for one or several models: typed JSON, bounded in every direction, closed by default."""
 
 import asyncio
 import hmac
@@ -9,12 +9,14 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tunesmith.contracts import Task
+from tunesmith.deploy.adapters import Adapters
 from tunesmith.deploy.predictor import Predictor, Predictors
-from tunesmith.errors import BadRow, MissingExtra, UserError
+from tunesmith.errors import BadRow, MissingExtra, UserError, nearest, shown
 
 try:
     from fastapi import FastAPI, Request
@@ -125,16 +127,28 @@ def _labels(task: Task) -> Any:
     return list(task.head().get("id2label", {}).values())
 
 
-def create_app(predictor: Predictor | Predictors, *, key: str | None = None) -> FastAPI:
-    """The application. key: what callers must send as `Authorization: Bearer KEY`."""
+def create_app(models: Predictor | Predictors | Adapters, *, key: str | None = None) -> FastAPI:
+    """The application. key: what callers must send as `Authorization: Bearer KEY`.
+
+    /v1/info and /v1/predict are of a model that is served alone; /v1/models/NAME and /v1/models/NAME/predict of any.
+    """
     engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
     state = {"ready": False, "waiting": 0}
+    served: dict[str, Predictor | Predictors] = {}
+    asked: dict[str, Callable[[Sequence[Mapping[str, Any]]], Any]] = {}
+    if isinstance(models, Adapters):
+        served |= {name: models[name] for name in models.names}
+        asked |= {name: partial(models.ask, name) for name in models.names}
+    else:
+        served[models.name], asked[models.name] = models, models.ask
+    several = f"several models are served: {', '.join(served)}; ask /v1/models/NAME/predict"
 
     @asynccontextmanager
     async def life(app: FastAPI) -> "AsyncIterator[None]":
-        if (row := probe(predictor.task)) is not None:
-            with suppress(UserError, BadRow):  # one that says no to a row answers, too
-                await asyncio.get_running_loop().run_in_executor(engine, predictor.ask, [row])
+        for name, predictor in served.items():
+            if (row := probe(predictor.task)) is not None:
+                with suppress(UserError, BadRow):  # one that says no to a row answers, too
+                    await asyncio.get_running_loop().run_in_executor(engine, asked[name], [row])
         state["ready"] = True
         yield
         state["ready"] = False
@@ -165,35 +179,61 @@ def create_app(predictor: Predictor | Predictors, *, key: str | None = None) -> 
 
     @app.get("/v1/info")
     async def info() -> dict[str, Any]:
-        return {
-            "model": predictor.name,
-            "columns": list(predictor.task.inputs),
-            "outputs": _labels(predictor.task),
-            "max_tokens": predictor.max_tokens,
-        }
+        told = [_facts(name, predictor) for name, predictor in served.items()]
+        return {"models": told} if isinstance(models, Adapters) else told[0]
+
+    @app.get("/v1/models")
+    async def listed() -> dict[str, Any]:
+        return {"models": [_facts(name, predictor) for name, predictor in served.items()]}
+
+    @app.get("/v1/models/{name}")
+    async def about(name: str) -> Any:
+        return _facts(name, served[name]) if name in served else _refusal(404, _unknown(name, served))
 
     @app.post("/v1/predict", response_model=Answers)
     async def predict(question: Question) -> Any:
+        return _refusal(404, several) if isinstance(models, Adapters) else await answered(models.name, question)
+
+    @app.post("/v1/models/{name}/predict", response_model=Answers)
+    async def predict_by(name: str, question: Question) -> Any:
+        return await answered(name, question) if name in served else _refusal(404, _unknown(name, served))
+
+    async def answered(name: str, question: Question) -> Any:
         if state["waiting"] >= WAITING:
             return _refusal(429, "the queue is full", {"Retry-After": "1"})
+        predictor = served[name]
         rows: Sequence[dict[str, Any]] = [
             {predictor.task.inputs[0]: row} if isinstance(row, str) else row for row in question.inputs
         ]
         state["waiting"] += 1
         try:
-            found = await asyncio.get_running_loop().run_in_executor(engine, predictor.ask, rows)
+            found = await asyncio.get_running_loop().run_in_executor(engine, asked[name], rows)
         except (UserError, BadRow) as error:
             return _refusal(422, str(error))
         finally:
             state["waiting"] -= 1
         answers = [{"value": answer.value, "scores": dict(answer.scores), "cut": answer.cut} for answer in found]
-        return {"model": predictor.name, "answers": answers}
+        return {"model": name, "answers": answers}
 
     return app
 
 
+def _facts(name: str, predictor: Predictor | Predictors) -> dict[str, Any]:
+    """What callers are told of a model."""
+    return {
+        "model": name,
+        "columns": list(predictor.task.inputs),
+        "outputs": _labels(predictor.task),
+        "max_tokens": predictor.max_tokens,
+    }
+
+
+def _unknown(name: str, served: Mapping[str, Any]) -> str:
+    return f"no model is called {shown(name)}; {nearest(name, served)}"
+
+
 def serve(
-    predictor: Predictor | Predictors,
+    models: Predictor | Predictors | Adapters,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -214,7 +254,7 @@ def serve(
     if tell is not None:
         tell(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
     config = uvicorn.Config(
-        create_app(predictor, key=key),
+        create_app(models, key=key),
         log_level="warning",
         limit_concurrency=4 * WAITING,
         timeout_keep_alive=10,
