@@ -1,12 +1,14 @@
 """Which way of tuning is good enough: ten methods on four public sets, each with three seeds and a rate of its own.
 
-TUNESMITH_BENCH_DATA=FOLDER python benchmarks/bakeoff.py KEPT [NAME …] [--seeds N] [--jobs N]
+TUNESMITH_BENCH_DATA=FOLDER python benchmarks/bakeoff.py [NAME …] [--kept FOLDER] [--seeds N] [--jobs N]
 
-KEPT holds the comparisons (`tunesmith compare`), and the same command goes on where it was stopped. Each trial of a set
-takes the same number of steps of 32 rows. Rates are found on development rows; test rows are only judged.
+With --kept the comparisons (`tunesmith compare`) stay in a folder, and the same command goes on where it was stopped.
+Each trial of a set takes the same number of steps of 32 rows. Rates are found on development rows; test rows are only
+judged.
 """
 
 import argparse
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +66,16 @@ FIELDS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kept", type=Path, help="a folder that the comparisons are kept in")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FIELDS))
+    parser.add_argument("--kept", type=Path, help="a folder that the comparisons are kept in")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=None)
     asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as passing:
+        compared(asked, asked.kept or Path(passing))
+
+
+def compared(asked: argparse.Namespace, kept: Path) -> None:
     for name in asked.names or FIELDS:
         field, place = FIELDS[name], data(name)
         if place is None:
@@ -86,7 +93,7 @@ def main() -> None:
             seeds=asked.seeds,
             margin=field.margin,
             jobs=asked.jobs,
-            folder=asked.kept / name,
+            folder=kept / name,
             base=place,
         )
         print(f"{name}: {found['sentence']}", flush=True)
