@@ -263,7 +263,7 @@ def test_weights_that_nobody_gave_are_means() -> None:
 
 def test_the_method_of_every_adapters_file_is_known() -> None:
     adapters = {name for name in METHODS if METHODS.load(name).artifact == "adapter"}
-    assert set(OF_FILES.values()) == adapters
+    assert set(OF_FILES.values()) == adapters - {"adalora"}, "which is written as a LoRA"
 
 
 # whole artefacts

@@ -23,6 +23,7 @@ UNEVEN = "data.train=uneven.jsonl"
 PAIRS = "data.train=pairs.jsonl"
 NUMBERS = ("data.train=numbers.jsonl", "task={kind: regression, text: said, target: much}")
 LORA = "method={kind: lora, rank: 4}"
+ADALORA = "method={kind: adalora, rank: 4}"
 FEW = ("train.max_steps=2", "evaluate.baselines=false")
 FAST = ("train.learning_rate=0.01", "train.precision=float32", "evaluate.baselines=false")
 TWO_TEXTS = "task.template='{text} {text_b} {label}'"
@@ -286,6 +287,12 @@ SWITCHES: dict[str, tuple[tuple[str, ...], str, Shown]] = {
     "method.adapter.activation": (("method={kind: adapter}",), "relu", losses),
     "method.adapter.scale": (("method={kind: adapter}",), "3", losses),
     "method.adapter.after": (("method={kind: adapter}",), "[value]", of("parameters.json", "trainable")),
+    "method.adalora.rank": ((ADALORA,), "3", of("parameters.json", "trainable")),
+    "method.adalora.begin": ((ADALORA,), "8", of("parameters.json", "trainable")),
+    "method.adalora.alpha": ((ADALORA,), "64", weights),
+    "method.adalora.dropout": ((ADALORA,), "0.5", losses),
+    "method.adalora.targets": ((ADALORA,), "[query]", of("parameters.json", "trainable")),
+    "method.adalora.orthogonal": ((ADALORA,), "0", losses),
     "method.vera.rank": (("method={kind: vera}",), "8", of("parameters.json", "trainable")),
     "method.vera.dropout": (("method={kind: vera}",), "0.5", losses),
     "method.vera.initial": (("method={kind: vera}",), "1", losses),
@@ -366,6 +373,8 @@ ELSEWHERE = {
     "model.revision": "test_select",
     "model.download": "test_select",
     "model.new_tokens": "test_new_tokens",
+    "model.quantise": "test_quantised",
+    **dict.fromkeys((f"method.adalora.{key}" for key in ("wait", "rest", "every")), "test_adalora"),
     "evaluate.general": "test_general",
     "evaluate.probes": "test_probing",
     "evaluate.probe_every": "test_probing",

@@ -44,6 +44,8 @@ def main(work: Path) -> None:
     request = json.loads((work / "request.json").read_text())
     auto = getattr(transformers, request["auto_class"])
     if request["kind"] == "adapter":
+        if request["quantised"] is None:  # PEFT would import it, which takes longer than all else here
+            sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
         from peft import PeftModel
 
         load = PeftModel.from_pretrained
