@@ -162,10 +162,10 @@ def _read(foundation: Foundation, auto_class: str, config: PretrainedConfig) -> 
         return model, found
     if _lost(model, found):
         backbone, inside = _from_file(foundation, "AutoModel", config)
-        inside: Any
-        for inside in backbone.modules():
-            if getattr(inside, "config", None) is not None:
-                inside.config = model.config
+        part: Any
+        for part in backbone.modules():
+            if getattr(part, "config", None) is not None:
+                part.config = model.config
         setattr(model, model.base_model_prefix, backbone)
         prefix = f"{model.base_model_prefix}."
         for kind in ("missing_keys", "mismatched_keys"):
