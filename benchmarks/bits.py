@@ -23,7 +23,7 @@ from tunesmith.select.foundation import open_foundation
 from tunesmith.select.load import load_model
 from tunesmith.select.options import ModelOptions
 
-ROWS, TOKENS, STEPS = 16, 64, 4
+ROWS, TOKENS, STEPS = 8, 32, 2
 SIDES = (None, "nf4", "int8")
 
 
