@@ -14,7 +14,7 @@ from tunesmith.forward import Inference, all_outputs
 from tunesmith.quiet import quiet
 from tunesmith.select.load import load_model
 from tunesmith.train.checkpoint import Checkpoints
-from tunesmith.train.loop import State, steps
+from tunesmith.train.loop import steps
 from workshop import CPU, Bench, bench
 
 OPTIONS = {"rank": 2, "begin": 4, "every": 3, "wait": 0.1, "rest": 0.3}
@@ -32,10 +32,6 @@ def made(bases: Path, kind: str = "bert", task: str = "classification", **option
 
 def course_of(one: Bench) -> Any:
     return one.course(epochs=STEPS, max_steps=STEPS, schedule="constant", weight_decay=0.0, learning_rate=5e-3)
-
-
-def begun(one: Bench, course: Any) -> State:
-    return one.state(course)
 
 
 def singular(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -64,7 +60,7 @@ def test_every_loss_and_every_rank_is_that_of_peft(kind: str, task: str, bases: 
     assert not plain.load_state_dict(start, strict=False).unexpected_keys
     moving = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(moving, lr=5e-3, weight_decay=0.0)
-    state = begun(one, course)
+    state = one.state(course)
     ours = steps(state, course)
     for number in range(STEPS):
         (batch,) = course.batches(number)
@@ -95,7 +91,7 @@ def test_every_loss_and_every_rank_is_that_of_peft(kind: str, task: str, bases: 
 def test_the_ranks_that_are_left_are_the_budget(bases: Path) -> None:
     one = made(bases)
     course = course_of(one)
-    state = begun(one, course)
+    state = one.state(course)
     counts = {step.step: sum(int((one != 0).sum()) for one in singular(state.model)) for step in steps(state, course)}
     layers = len(adalora_layers(state.model))
     assert counts[3] == 4 * layers
@@ -108,18 +104,18 @@ def test_an_interruption_changes_no_weight(stop: int, bases: Path, tmp_path: Pat
     """While ranks are taken away, and when those that are left are settled."""
     whole = made(bases)
     course = course_of(whole)
-    state = begun(whole, course)
+    state = whole.state(course)
     for _ in steps(state, course):
         pass
     first = made(bases)
-    before = begun(first, course_of(first))
+    before = first.state(course_of(first))
     for step in steps(before, course_of(first)):
         if step.step == stop:
             break
     kept = Checkpoints(tmp_path, "run")
     kept.save(before, first.adapted.trainable, {}, {})
     second = made(bases)
-    after = begun(second, course_of(second))
+    after = second.state(course_of(second))
     kept.restore(kept.path(stop), after)
     for _ in steps(after, course_of(second)):
         pass
@@ -133,7 +129,7 @@ def test_what_is_written_is_a_plain_lora(kind: str, task: str, updates: int, bas
     """Also where only some ranks have been taken away, or none."""
     one = made(bases, kind, task, alpha=3.0)
     course = course_of(one)
-    state = begun(one, course)
+    state = one.state(course)
     for step in steps(state, course):
         if step.step == updates:
             break

@@ -310,6 +310,7 @@ def test_a_method_that_the_model_cannot_take_is_refused_with_its_reason_and_one_
     assert [trial["seed"] for trial in broken["trials"]] == [0]
     assert "a method of which a trial failed takes no part in the tests" in found["notes"]
     page = (folder / "comparison.html").read_text()
+    assert "mathdefault" not in page, "an axis shows how its numbers are written"
     assert "blocks of 7 do not divide" in page
     assert "killed from outside" in page
 

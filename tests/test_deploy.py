@@ -124,6 +124,21 @@ def test_an_artefact_gives_the_same_outputs_in_a_fresh_process_and_in_ours(
     assert str(bases).encode() not in everything, "a path of this machine leaves with the model"
 
 
+def test_an_adapter_brings_its_head_over_a_base_with_one_of_another_size(bases: Path, tmp_path: Path) -> None:
+    """Of a model that was tuned on other labels before; the card's code loads it, too."""
+    first = bench(bases / "bert", "bert", "classification", "full")
+    export("safetensors", parcel(first, "classification"), tmp_path / "first", verify=False)
+    more = {"task": {"labels": ["a", "b", "c", "d", "e", *first.task.head()["id2label"].values()]}}
+    one = bench(tmp_path / "first", "bert", "classification", "lora", **more)
+    artifact = export("adapter", parcel(one, "classification"), tmp_path / "second")
+    assert artifact.parity["passed"]
+    assert "ignore_mismatched_sizes=True" in (artifact.folder / "README.md").read_text()
+    predictor = opened(artifact.folder, tmp_path / "first")
+    found = predictor.outputs(predictor.read(one.records), one.records)
+    tuned = all_outputs(one.adapted.model, one.task, one.data, one.padding, Inference(CPU)).outputs
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found.values, tuned.values, strict=True))
+
+
 def test_an_adapter_says_its_base_by_name_and_holds_only_what_moved(bases: Path, tmp_path: Path) -> None:
     one = bench(bases / "bert", "bert", "classification", "lora")
     export("adapter", parcel(one, "classification"), tmp_path / "artifact", verify=False)

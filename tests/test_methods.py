@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from tiny import ZOO
 from tunesmith import adapting
 from tunesmith.adapt.layers import blocks, of_role, place_of
-from tunesmith.adapting import skeleton
 from tunesmith.errors import UserError
 from tunesmith.forward import Inference, all_outputs
 from tunesmith.quiet import quiet
 from tunesmith.select.load import load_model
+from tunesmith.select.skeleton import skeleton
 from tunesmith.train.loop import steps
 from workshop import CPU, Bench, bench
 

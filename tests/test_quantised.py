@@ -18,7 +18,7 @@ from tunesmith.recipe import recipe_from
 from tunesmith.select import quantise
 from tunesmith.select.load import load_model, parameter_counts
 from tunesmith.train.loop import steps
-from workshop import CPU, Bench, bench
+from workshop import CPU, Bench, bench, merged
 
 KINDS = {"llama": "language", "bert": "classification", "gpt2": "language", "t5": "generation", "mistral": "ner"}
 FITTING = [name for name in METHODS if METHODS.load(name).quantises]
@@ -72,7 +72,7 @@ def test_just_the_layers_of_the_blocks_are_held_in_few_bits(kind: str, bits: str
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_four_bits_stand_for_as_many_numbers_in_a_quarter_of_half_the_room(kind: str, bases: Path) -> None:
+def test_four_bits_stand_for_as_many_numbers_in_an_eighth_of_the_room(kind: str, bases: Path) -> None:
     one = made(bases, kind, "lora", "nf4")
     few, whole = base_of(one), base_of(bench(bases / kind, kind, KINDS[kind], "lora"))
     assert parameter_counts(few)[0] == parameter_counts(whole)[0]
@@ -80,8 +80,7 @@ def test_four_bits_stand_for_as_many_numbers_in_a_quarter_of_half_the_room(kind:
         if type(layer).__name__ == "Linear4bit":
             weight = whole.get_submodule(name).weight
             assert layer.weight.nbytes * 8 == weight.nbytes
-            plain = dict(whole.named_modules())[name].weight
-            assert plain.numel() == layer.in_features * layer.out_features
+            assert weight.numel() == layer.in_features * layer.out_features
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -129,9 +128,9 @@ def test_a_method_tunes_over_few_bits(kind: str, method: str, bits: str, bases: 
         with pytest.raises(UserError, match="rounds what comes into its layers"):
             one.method.merge(model)
         return
-    merged = one.method.merge(model)
-    assert not is_quantised(merged)
-    assert apart(passed(one, merged), wanted) < 1e-4
+    plain = one.method.merge(model)
+    assert not is_quantised(plain)
+    assert apart(passed(one, plain), wanted) < 1e-4
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "prompt"])
@@ -158,6 +157,33 @@ def test_a_run_ends_in_an_adapter_that_asks_for_few_bits(bits: str, method: str,
         else:
             with pytest.raises(UserError, match="rounds what comes in"):
                 api.export(run.folder, "safetensors", out=tmp_path / "whole")
+
+
+def test_every_stage_reads_its_base_in_few_bits(tmp_path: Path) -> None:
+    """The first one's merged model is what the second one's four bits are made of."""
+    model_folder("bert", tmp_path / "bert")
+    rows = [{"text": f"row {n} about {w}", "label": w} for n in range(40) for w in ("apples", "trains")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chain = [{"name": "one"}, {"name": "two"}]
+    asked = recipe(model={"name": "./bert", "quantise": "nf4"}, method="lora", stages=chain)
+    run = api.run(asked, folder=tmp_path / "run", base=tmp_path)
+    for place in ("stages/1-one/artifact/adapter", "stages/2-two/artifact"):
+        assert json.loads((run.folder / place / "tunesmith.json").read_text())["quantised"]["load_in_4bit"]
+    assert "change" in run.read_json("transfer.json")["cells"][2][0]
+
+
+def test_several_tasks_share_one_base_in_few_bits(bases: Path) -> None:
+    one = bench(bases / "roberta", "roberta", "multi_task", "lora", model={"quantise": "nf4"})
+    model = one.adapted.model
+    held = [p for p in model.parameters() if p.dtype == torch.uint8]
+    each = [p for name in model.names for p in model[name].parameters() if p.dtype == torch.uint8]
+    assert len(each) == len(model.names) * len(held) > 0
+    course = one.course(epochs=6, max_steps=6)
+    for _ in steps(one.state(course), course):
+        pass
+    model.eval()
+    wanted = passed(one)
+    assert apart(passed(one, merged(model, one.method)), wanted) < 1e-4
 
 
 def test_a_new_word_has_its_row_above_blocks_in_few_bits(bases: Path) -> None:
@@ -190,6 +216,7 @@ def test_a_missing_library_is_named(bases: Path, monkeypatch: Any) -> None:
     [
         ({"method": {"kind": "lora", "init": "pissa"}}, "model.quantise holds in few bits"),
         ({"model": {"name": "x", "quantise": "int8"}, "deploy": {"formats": ["safetensors"]}}, "no plain model does"),
+        ({"model": {"name": "x", "quantise": "int8"}, "stages": [{"name": "one"}, {"name": "two"}]}, "hand on full"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(more: dict[str, Any], message: str) -> None:

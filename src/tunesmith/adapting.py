@@ -3,16 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
-import transformers
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
 
 from tunesmith.contracts import Adapted, Foundation, Method, Task, parts_of
 from tunesmith.errors import UserError
-from tunesmith.quiet import quiet
 from tunesmith.select.foundation import fit_tokenizer, supported
 from tunesmith.select.load import load_model
+from tunesmith.select.skeleton import skeleton
 from tunesmith.several import Several
 
 
@@ -50,13 +47,6 @@ def require_new_tokens(foundation: Foundation, task: Task, method: Method) -> No
     """Refuses new tokens that the method would leave as they begin, before weights are read. Raises UserError."""
     for part in parts_of(task).values():
         method.require_tokens(skeleton(foundation.config, part.auto_class(foundation.family)), foundation.family)
-
-
-def skeleton(config: PretrainedConfig, auto_class: str) -> PreTrainedModel:
-    """A model of this kind whose tensors take no memory and hold no values."""
-    with torch.device("meta"), quiet():
-        model: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
-    return model
 
 
 def adapted_model(foundation: Foundation, task: Task, method: Method, setting: Setting) -> Adapted:

@@ -10,7 +10,6 @@ from peft import PeftModel
 from torch import nn
 
 from tunesmith.adapt.prompt import VirtualMethod
-from tunesmith.adapting import skeleton
 from tunesmith.answering import speaker_for
 from tunesmith.contracts import VOCABULARY_HEADS, Adapted, Family, Foundation, Task, parts_of
 from tunesmith.elsewhere import Elsewhere, Read, read_rows, require_language, require_rows
@@ -27,6 +26,7 @@ from tunesmith.house import House, Prepared
 from tunesmith.retain.drift import Drift, States, Texts, drift, hidden_states
 from tunesmith.select.load import load_model
 from tunesmith.select.safety import tensor_sizes, weight_files
+from tunesmith.select.skeleton import skeleton
 
 MASKED = "AutoModelForMaskedLM"
 METRICS = {"general": OF_TEXTS, "masked": ("perplexity", "token_accuracy")}

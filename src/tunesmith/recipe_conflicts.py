@@ -57,6 +57,8 @@ def conflicts_of(recipe: "Recipe") -> list[InitErrorDetails]:
     if recipe.model.quantise == "int8" and "safetensors" in recipe.deploy.formats:
         found = "a base in int8 rounds what comes into its layers, and no plain model does; use adapter, or nf4"
         add(("deploy", "formats"), "safetensors", found)
+    if recipe.model.quantise == "int8" and recipe.stages:
+        add(("model", "quantise"), "int8", "stages hand on full models, and int8 cannot be merged into one; use nf4")
     if recipe.model.quantise is not None and getattr(recipe.method, "init", None) == "pissa":
         add(("method", "init"), "pissa", "changes the base's weights, which model.quantise holds in few bits")
     if recipe.train.unfreeze is not None and recipe.method.artifact == "adapter":

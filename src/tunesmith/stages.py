@@ -76,7 +76,8 @@ def links(recipe: Recipe, folder: Path, base: Path) -> list[Link]:
         place = folder / stage_folder(number, stage.name)
         found.append(Link(number, stage.name, own, place, stage.gate))
         path = moved_path(str((place / _weights(own)).absolute()), base, base)
-        model = ModelOptions(name=path if path.startswith(".") else f"./{path}")
+        name = path if path.startswith(".") else f"./{path}"
+        model = ModelOptions(name=name, quantise=recipe.model.quantise)
     return found
 
 

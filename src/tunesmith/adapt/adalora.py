@@ -29,7 +29,10 @@ NAME = "default"
 
 
 class AdaLoRA(TargetedMethod):
-    """A low-rank change whose ranks are taken away from the layers that need them least, while training."""
+    """A low-rank change whose ranks are taken away from the layers that need them least, while training.
+
+    Weights of an update before the last ranks are gone, where these are the best on the validation rows, have more.
+    """
 
     learning_rate: ClassVar[float] = 2e-3
 

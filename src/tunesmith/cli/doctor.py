@@ -15,6 +15,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 EXTRAS = {
     "data": ("pyarrow", "datasets"),
     "serve": ("fastapi", "uvicorn"),
+    "quantise": ("bitsandbytes",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),

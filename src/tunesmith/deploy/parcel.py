@@ -55,6 +55,12 @@ class Parcel:
         return self.task.auto_class(self.foundation.family)
 
     @property
+    def other_head(self) -> bool:
+        """Whether the base may have a head of another size than the one that the adapter brings."""
+        model: Any = self.model
+        return bool(self.foundation.config.num_labels != model.config.num_labels)
+
+    @property
     def quantised(self) -> dict[str, Any] | None:
         """What `BitsAndBytesConfig` is told where an adapter's base is loaded, in plain values; None for a base that is
         held as it is."""

@@ -53,7 +53,7 @@ def main(work: Path) -> None:
             module, _, name = request["loader"].partition(":")
             load = getattr(importlib.import_module(module), name)
         config = transformers.AutoConfig.from_pretrained(request["artifact"])
-        given = {"config": config, "dtype": torch.float32}
+        given = {"config": config, "dtype": torch.float32, "ignore_mismatched_sizes": True}  # heads are the adapter's
         if request["quantised"] is not None:
             given["quantization_config"] = transformers.BitsAndBytesConfig(**request["quantised"])  # type: ignore[no-untyped-call]
         base = auto.from_pretrained(request["base"], **given)

@@ -167,7 +167,8 @@ def _adapted(folder: Path, note: Mapping[str, Any], find_base: BaseFinder) -> nn
 
 
 def _load(auto_class: str, folder: Path, config: Any, quantised: Mapping[str, Any] | None = None) -> Any:
-    given = {} if config is None else {"config": config}
+    # A base may have a head of another size, in whose place the adapter brings its own.
+    given = {} if config is None else {"config": config, "ignore_mismatched_sizes": True}
     if quantised is not None:
         if importlib.util.find_spec("bitsandbytes") is None:
             raise UserError(str(folder), "is held in few bits, which needs bitsandbytes", "pip install bitsandbytes")

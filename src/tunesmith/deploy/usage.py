@@ -56,7 +56,8 @@ def _loading(kind: str, parcel: Parcel) -> list[str]:
         f"base = {parcel.foundation.portable_name!r}",
         *([f"few = BitsAndBytesConfig(**{parcel.quantised})"] if parcel.quantised else []),
         f"model = {auto}.from_pretrained(base, config=AutoConfig.from_pretrained(folder)"
-        f"{', quantization_config=few' if parcel.quantised else ''})",
+        f"{', quantization_config=few' if parcel.quantised else ''}"
+        f"{', ignore_mismatched_sizes=True' if parcel.other_head else ''})",
         *(
             [f"model.resize_token_embeddings({parcel.foundation.embedded}, mean_resizing=False)"]
             if parcel.foundation.grown

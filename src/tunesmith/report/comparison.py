@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from tunesmith.commit import write_file
 from tunesmith.report.page import render, visible
@@ -52,7 +53,7 @@ def _frontier(axes: Axes, rows: Sequence[Mapping[str, Any]], found: Mapping[str,
         sign = -1 if found["higher_is_better"] else 1
         limit = best["quality"]["value"] + sign * found["margin"]
         axes.axhline(limit, color=INK, linewidth=0.8, linestyle=":", label="the best, less the margin")
-    for row in rows:
+    for number, row in enumerate(sorted(rows, key=lambda row: float(row[key]))):
         quality, colour = row["quality"], SECOND if row["name"] == found["chosen"] else FIRST
         cost, value = row[key] / unit, quality["value"]
         if quality["low"] is not None:
@@ -61,8 +62,11 @@ def _frontier(axes: Axes, rows: Sequence[Mapping[str, Any]], found: Mapping[str,
             [cost] * len(row["trials"]), [trial["value"] for trial in row["trials"]], ".", color=LINE, markersize=5
         )
         axes.plot([cost], [value], "o", color=colour, markersize=6)
-        axes.annotate(visible(row["method"]), (cost, value), xytext=(6, 5), textcoords="offset points")
+        above = 5 if number % 2 == 0 else -13  # neighbours' names would lie on one another
+        axes.annotate(visible(row["method"]), (cost, value), xytext=(6, above), textcoords="offset points")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # the usual one writes mathematics, which is off here
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.18)
     axes.set_xlabel(called)
     axes.set_ylabel(visible(found["metric"]))

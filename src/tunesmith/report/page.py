@@ -212,7 +212,9 @@ def count(value: float | None) -> str:
 
 def share(value: float | None) -> str:
     """A part of one in percent."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if value == 0 or value >= 0.001 else f"{100 * value:.2g} %"
 
 
 def size(value: float | None) -> str:

@@ -18,8 +18,9 @@ class ModelOptions(Options):
     )
     quantise: Literal["nf4", "int8"] | None = Field(
         None,
-        description="Hold the linear layers of the blocks in few bits, under a method that leaves an adapter. nf4: "
-        "four (QLoRA, arXiv:2305.14314). int8: eight, and what comes in is rounded as well (arXiv:2208.07339).",
+        description="Hold the linear layers of the blocks in few bits, under a method that leaves an adapter (in all "
+        "stages). nf4: four (QLoRA, arXiv:2305.14314). int8: eight, and what comes in is rounded as well "
+        "(arXiv:2208.07339).",
     )
     download: bool = Field(False, description="Fetch a hub id that is not in the local cache.")
 

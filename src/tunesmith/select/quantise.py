@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-import transformers
-from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import BitsAndBytesConfig, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import UserError
-from tunesmith.quiet import quiet
+from tunesmith.select.skeleton import skeleton
 
 BITS: Mapping[str, Mapping[str, Any]] = {
     "nf4": {
@@ -37,9 +36,8 @@ def quantising(kind: str, config: PretrainedConfig, auto_class: str) -> dict[str
 
     Only linear layers in repeated blocks are held in few bits: neither embeddings, nor heads, nor output layers.
     """
-    with torch.device("meta"), quiet():
-        model: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+    modules = skeleton(config, auto_class).named_modules()
+    linear = [name for name, module in modules if isinstance(module, nn.Linear | Conv1D)]
     whole = [name for name in linear if not any(part.isdigit() for part in name.split("."))]
     return {**BITS[kind], "llm_int8_skip_modules": whole}
 
